@@ -1,0 +1,171 @@
+"""Every setting, once. Frozen; unknown keys are errors; values are checked here and nowhere else.
+
+`AppConfig` is what ``deploy/config.yaml`` gives to the application under ``args``. The library
+takes the sections it needs. Units are in the names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rasd.errors import ConfigError
+from rasd.params import MAX_NODES, Speculation
+
+EMBEDDED = Path(__file__).parent.parent / "deploy" / "models" / "embedded"
+STDLIB_CORPUS = "stdlib"
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class Section(BaseModel):
+    """A part of the configuration. Frozen, strict, and deaf to unknown keys by refusing them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class TargetConfig(Section):
+    """The model whose text is served.
+
+    ``model`` is a directory or a hub id; ``kv_slots`` the tokens of keys and values that fit in
+    all; ``threads`` the torch threads of each rank.
+    """
+
+    model: str = str(EMBEDDED / "target")
+    revision: str | None = None
+    dtype: Dtype = "auto"
+    device: str = "cpu"
+    tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
+    threads: Count = 2
+    kv_slots: Count = 16_384
+    page_size: Annotated[int, Field(ge=1, le=1024)] = 16
+    max_model_len: Count | None = None
+
+
+class DrafterConfig(Section):
+    """The EAGLE-2 drafter: ``levels`` expansions of the ``top_k`` best, the ``nodes`` best kept."""
+
+    kind: Literal["eagle2"] = "eagle2"
+    model: str = str(EMBEDDED / "eagle")
+    dtype: Dtype = "auto"
+    device: str = "cpu"
+    threads: Count = 1
+    levels: Annotated[int, Field(ge=1, le=16)] = 5
+    top_k: Annotated[int, Field(ge=1, le=128)] = 8
+    nodes: Annotated[int, Field(ge=1, le=MAX_NODES)] = 48
+    kv_slots: Count = 32_768
+    page_size: Annotated[int, Field(ge=1, le=1024)] = 16
+
+
+class RetrievalConfig(Section):
+    """Suffixes of ``suffix_max`` down to ``suffix_min`` tokens, continued ``depth`` tokens deep."""
+
+    suffix_max: Annotated[int, Field(ge=1, le=64)] = 16
+    suffix_min: Annotated[int, Field(ge=1, le=64)] = 2
+    depth: Annotated[int, Field(ge=1, le=64)] = 10
+    nodes: Annotated[int, Field(ge=1, le=MAX_NODES)] = 64
+
+
+class SpeculationConfig(Section):
+    """How sources are combined.
+
+    ``nodes`` is the budget of a tree beside its root, ``prune_top_k`` the paper's pruning (null
+    prunes nothing), ``prompt_doubt`` and ``corpus_doubt`` how little a match of L tokens is
+    trusted: L / (L + doubt). Late answers are dropped or used one step later.
+    """
+
+    mode: Speculation = "rasd"
+    nodes: Annotated[int, Field(ge=0, le=MAX_NODES)] = 32
+    prune_top_k: Annotated[int, Field(ge=1, le=128)] | None = 10
+    prompt_doubt: Annotated[float, Field(ge=0, le=100)] = 1.0
+    corpus_doubt: Annotated[float, Field(ge=0, le=100)] = 1.0
+    draft_deadline_s: Seconds = 0.5
+    retrieve_deadline_s: Seconds = 0.1
+    breaker_misses: Count = 3
+    breaker_probe_s: Seconds = 1.0
+
+
+class EngineConfig(Section):
+    """The loop. ``chunk_tokens`` is how much of the prompts enters per step, over all sequences."""
+
+    max_sequences: Count = 32
+    chunk_tokens: Count = 256
+    verify_deadline_s: Seconds = 60.0
+
+
+class CorpusConfig(Section):
+    """A corpus made at first start: a JSONL file or folder of text, or ``stdlib``."""
+
+    name: Name
+    source: str
+
+
+class DatastoreConfig(Section):
+    """Where corpora live. ``partitions`` is fixed when a corpus is made."""
+
+    root: str = "~/.cache/rasd/datastore"
+    partitions: Annotated[int, Field(ge=1, le=1024)] = 4
+    corpora: list[CorpusConfig] = [CorpusConfig(name=STDLIB_CORPUS, source=STDLIB_CORPUS)]
+
+
+class ApiKey(Section):
+    """A key by its SHA-256 (hex), and the corpora it may read (null: all)."""
+
+    name: Name
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    corpora: list[Name] | None = None
+
+    @staticmethod
+    def digest(key: str) -> str:
+        """The hex SHA-256 to put into the configuration."""
+        return hashlib.sha256(key.encode()).hexdigest()
+
+
+class RouterConfig(Section):
+    """HTTP and admission. Limits are exact; what is over them gets 429 with Retry-After.
+
+    Without ``api_keys`` only loopback clients are served.
+    """
+
+    served_model_name: Name = "rasd"
+    max_running: Count = 64
+    max_queued: Annotated[int, Field(ge=0)] = 256
+    queue_deadline_s: Seconds = 60.0
+    run_deadline_s: Seconds = 600.0
+    max_body_bytes: Count = 10 * 1024 * 1024
+    max_choices: Annotated[int, Field(ge=1, le=128)] = 16
+    api_keys: list[ApiKey] = []
+
+
+class AppConfig(Section):
+    """Everything a deployment sets."""
+
+    target: TargetConfig = TargetConfig()
+    drafter: DrafterConfig | None = DrafterConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    speculation: SpeculationConfig = SpeculationConfig()
+    engine: EngineConfig = EngineConfig()
+    datastore: DatastoreConfig | None = DatastoreConfig()
+    router: RouterConfig = RouterConfig()
+
+
+def parse_config(args: dict[str, Any]) -> AppConfig:
+    """Checks a plain mapping, as YAML gives it.
+
+    Raises:
+        ConfigError: naming each wrong key with its value.
+    """
+    try:
+        return AppConfig.model_validate(args)
+    except ValidationError as error:
+        faults = [
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']} (got {fault['input']!r})"
+            for fault in error.errors()
+        ]
+        raise ConfigError("; ".join(faults)) from error

@@ -1,0 +1,114 @@
+"""What goes into the engine and what comes out of it.
+
+The engine speaks token ids only: whoever calls it (`rasd.LLM`, the router) tokenises, numbers
+the sequences, and turns tokens back into text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+
+from rasd.params import SamplingParams
+from rasd.stages import Logprobs
+from rasd.tree import SOURCES, Int32s
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One sequence to generate.
+
+    Attributes:
+        sequence: number chosen by the caller; unique while the engine lives.
+        prompt: int32[P], P >= 1.
+        params: with ``seed`` set and ``corpora`` resolved to what the caller may read.
+        choice: which of the ``n`` choices this is; part of the noise key.
+        output: int32[M], tokens it has already, when it is submitted again after a restart.
+    """
+
+    sequence: int
+    prompt: Int32s
+    params: SamplingParams
+    choice: int = 0
+    output: Int32s = field(default_factory=lambda: np.zeros(0, np.int32))
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Running totals of one sequence.
+
+    ``steps`` counts verified trees (a step that ends the prompt counts too), ``nodes`` and
+    ``accepted_nodes`` drafted nodes whatever their source; ``drafted`` and ``accepted`` count
+    them per source name, a node of two sources in both.
+    """
+
+    steps: int = 0
+    tokens: int = 0
+    nodes: int = 0
+    accepted_nodes: int = 0
+    drafted: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SOURCES, 0))
+    accepted: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SOURCES, 0))
+    preemptions: int = 0
+
+    @property
+    def acceptance_length(self) -> float:
+        """Tokens gained per target forward, bonus included (tau, MAT); 0 before the first."""
+        return self.tokens / self.steps if self.steps else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one step brought to one sequence.
+
+    Attributes:
+        tokens: the new tokens, in order; may be empty on the last output.
+        sources: per token the bit set of sources that proposed it; 0 for the target's own draw.
+        logprobs: per token where the parameters ask for it, else empty.
+        finish: set exactly once, on the last output of the sequence.
+        error: why it failed, when ``finish`` is "error".
+        statistics: totals so far; a copy.
+    """
+
+    sequence: int
+    tokens: list[int]
+    sources: list[int]
+    statistics: Statistics
+    logprobs: list[Logprobs] = field(default_factory=list)
+    finish: FinishReason | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """The engine's load now; ``waiting`` sequences are admitted but hold no slots."""
+
+    running: int
+    waiting: int
+    kv_slots_used: int
+    kv_slots: int
+
+
+class EngineClient(Protocol):
+    """An engine seen from an event loop, wherever it runs."""
+
+    def generate(self, request: Request) -> AsyncGenerator[Output, None]:
+        """Yields outputs until one has ``finish``. Closing the generator cancels the sequence.
+
+        Raises:
+            Unavailable: the engine is gone and did not come back in time.
+        """
+        ...
+
+    def gauges(self) -> Gauges:
+        """The newest known load."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request sent now would start."""
+        ...

@@ -1,0 +1,331 @@
+"""Trees of proposed tokens: build, prune, fuse, cut. The heart of the paper (arXiv 2503.03434).
+
+Pure functions on small arrays; nothing here is modified in place. Knows nothing of models,
+corpora or sequences. Sizes are tens of nodes, where plain loops beat array arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rasd.errors import InvalidRequest
+
+Int32s = NDArray[np.int32]
+Float32s = NDArray[np.float32]
+UInt8s = NDArray[np.uint8]
+Bools = NDArray[np.bool_]
+
+DRAFT: Final = 1
+PROMPT: Final = 2
+CORPUS: Final = 4
+SOURCES: Final[dict[str, int]] = {"draft": DRAFT, "prompt": PROMPT, "corpus": CORPUS}
+
+
+@dataclass(frozen=True, slots=True)
+class DraftTree:
+    """Flat arrays in topological order: ``parents[i] < i``. Node 0 is the root.
+
+    The root is the newest token: already decided, not yet in the KV cache.
+
+    Attributes:
+        tokens: int32[N]; siblings always differ.
+        parents: int32[N]; -1 for the root.
+        scores: float32[N]; estimated probability that the path to the node is accepted. The
+            root has 1, a child never more than its parent.
+        sources: uint8[N]; bit set of DRAFT, PROMPT, CORPUS. The root has 0.
+    """
+
+    tokens: Int32s
+    parents: Int32s
+    scores: Float32s
+    sources: UInt8s
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @classmethod
+    def root(cls, token: int) -> DraftTree:
+        """A tree without proposals: a step that decodes plainly."""
+        return cls.of([token], [-1], [1.0], [0])
+
+    @classmethod
+    def of(
+        cls,
+        tokens: Sequence[int] | Int32s,
+        parents: Sequence[int] | Int32s,
+        scores: Sequence[float] | Float32s,
+        sources: Sequence[int] | UInt8s,
+    ) -> DraftTree:
+        """Builds a tree from anything array-like, without checking it."""
+        return cls(
+            np.asarray(tokens, np.int32),
+            np.asarray(parents, np.int32),
+            np.asarray(scores, np.float32),
+            np.asarray(sources, np.uint8),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A drafter's tree, with its distribution where it is known.
+
+    Attributes:
+        tree: the proposals; every node but the root has source DRAFT.
+        expanded: int32[E]; nodes whose distribution is known, ascending, the root first.
+        top_ids: int32[E, K]; their most probable tokens, best first; K <= 128.
+        top_logprobs: float32[E, K]; the log-probabilities of those.
+    """
+
+    tree: DraftTree
+    expanded: Int32s
+    top_ids: Int32s
+    top_logprobs: Float32s
+
+
+@dataclass(frozen=True, slots=True)
+class Continuations:
+    """What followed the matched suffix elsewhere, as a trie weighted by frequency.
+
+    Attributes:
+        tokens: int32[M], parents: int32[M], parents[i] < i; -1 hangs from the anchor, the node
+            the query's tail ends in. The anchor itself is not part of the arrays.
+        counts: int32[M]; occurrences that pass through the node.
+        total: occurrences of the matched suffix.
+        match_length: tokens in the matched suffix; 0 when nothing matched.
+    """
+
+    tokens: Int32s
+    parents: Int32s
+    counts: Int32s
+    total: int
+    match_length: int
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @classmethod
+    def none(cls) -> Continuations:
+        """No hit."""
+        empty = np.zeros(0, np.int32)
+        return cls(empty, empty, empty, 0, 0)
+
+
+def build_trie(paths: Iterable[Sequence[int]], match_length: int) -> Continuations:
+    """Merges continuations by shared prefix; counts how many pass through each node.
+
+    Siblings come in order of first appearance. ``total`` is the number of paths.
+    """
+    tokens: list[int] = []
+    parents: list[int] = []
+    counts: list[int] = []
+    children: dict[tuple[int, int], int] = {}
+    total = 0
+    for path in paths:
+        total += 1
+        node = -1
+        for token in path:
+            child = children.get((node, token))
+            if child is None:
+                child = children[node, token] = len(tokens)
+                tokens.append(token)
+                parents.append(node)
+                counts.append(0)
+            counts[child] += 1
+            node = child
+    return Continuations(
+        np.asarray(tokens, np.int32),
+        np.asarray(parents, np.int32),
+        np.asarray(counts, np.int32),
+        total,
+        match_length,
+    )
+
+
+def score_continuations(
+    found: Continuations, root: int, source: int, *, doubt: float = 1.0
+) -> DraftTree:
+    """Turns counts into a tree below ``root``.
+
+    A node's chance given its parent is its share of the occurrences, times the trust in a match
+    of L tokens, L / (L + doubt), where L grows along the path. (Our choice; the paper is silent.)
+    """
+    scores = [1.0]
+    depths = [0]
+    parent_counts = [found.total]
+    for i in range(len(found)):
+        above = int(found.parents[i]) + 1
+        length = found.match_length + depths[above]
+        share = float(found.counts[i]) / max(parent_counts[above], 1)
+        scores.append(scores[above] * min(share, 1.0) * length / (length + doubt))
+        depths.append(depths[above] + 1)
+        parent_counts.append(int(found.counts[i]))
+    return DraftTree.of(
+        np.concatenate([np.asarray([root], np.int32), found.tokens]),
+        np.concatenate([np.asarray([-1], np.int32), found.parents + 1]),
+        scores,
+        [0] + [source] * len(found),
+    )
+
+
+def prune(retrieved: DraftTree, draft: Draft, top_k: int | None) -> DraftTree:
+    """Drops retrieved branches that the drafter finds improbable (RASD, section 3).
+
+    A depth-1 branch lives only if its token is among the drafter's ``top_k`` at the root. Where
+    a retrieved node coincides with an expanded drafted one, its children face the same test
+    there. A branch lives or dies whole. ``None`` keeps everything.
+    """
+    if top_k is None or len(draft.expanded) == 0:
+        return retrieved
+    row_of = {int(node): row for row, node in enumerate(draft.expanded)}
+    children = _children(draft.tree)
+    drafted = [-1] * len(retrieved)  # the drafted node that a retrieved one coincides with
+    alive = [True] * len(retrieved)
+    drafted[0] = 0
+    for i in range(1, len(retrieved)):
+        parent, token = int(retrieved.parents[i]), int(retrieved.tokens[i])
+        row = row_of.get(drafted[parent])
+        probable = row is None or token in draft.top_ids[row, :top_k]
+        alive[i] = alive[parent] and bool(probable)
+        drafted[i] = children.get((drafted[parent], token), -1)
+    return _select(retrieved, np.asarray(alive, np.bool_))
+
+
+def fuse(first: DraftTree, second: DraftTree) -> DraftTree:
+    """One tree out of two with the same root, by longest prefix (RASD, section 3).
+
+    Nodes of ``second`` that ``first`` has already are not duplicated: their sources unite, and
+    the chance of such a node given its parent is that of either source being right,
+    1 - (1 - a)(1 - b). Unmatched suffixes are grafted. Nodes of ``first`` keep their indices.
+
+    Raises:
+        InvalidRequest: the roots differ.
+    """
+    if first.tokens[0] != second.tokens[0]:
+        raise InvalidRequest(
+            f"trees to fuse start at different tokens: {first.tokens[0]} and {second.tokens[0]}"
+        )
+    tokens, parents = first.tokens.tolist(), first.parents.tolist()
+    sources, chances = first.sources.tolist(), _chances(first)
+    children = _children(first)
+    fused = [0] * len(second)
+    for i, chance in enumerate(_chances(second)):
+        if i == 0:
+            continue
+        parent, token = fused[int(second.parents[i])], int(second.tokens[i])
+        node = children.get((parent, token))
+        if node is None:
+            node = children[parent, token] = len(tokens)
+            tokens.append(token)
+            parents.append(parent)
+            sources.append(0)
+            chances.append(chance)
+        else:
+            chances[node] = 1.0 - (1.0 - chances[node]) * (1.0 - chance)
+        sources[node] |= int(second.sources[i])
+        fused[i] = node
+    scores = [1.0]
+    for i in range(1, len(tokens)):
+        scores.append(scores[parents[i]] * chances[i])
+    return DraftTree.of(tokens, parents, scores, sources)
+
+
+def cut(tree: DraftTree, nodes: int) -> DraftTree:
+    """The ``nodes`` best nodes beside the root, by score; ties keep the earlier node.
+
+    Prefix-closed without further work: a child never scores above its parent and comes later.
+    """
+    if len(tree) <= nodes + 1:
+        return tree
+    order = np.argsort(-tree.scores, kind="stable")
+    keep = np.zeros(len(tree), np.bool_)
+    keep[0] = True
+    keep[order[order != 0][:nodes]] = True
+    return _select(tree, keep)
+
+
+def trim(tree: DraftTree, depth: int) -> DraftTree:
+    """The nodes at most ``depth`` below the root."""
+    return _select(tree, depths(tree.parents) <= depth)
+
+
+def advance(found: Continuations, tokens: Sequence[int]) -> Continuations:
+    """A late answer, moved along ``tokens`` decided since it was asked. Empty if it leaves them."""
+    node, total = -1, found.total
+    for token in tokens:
+        below = np.flatnonzero((found.parents == node) & (found.tokens == token))
+        if len(below) == 0:
+            return Continuations.none()
+        node = int(below[0])
+        total = int(found.counts[node])
+    kept = _descendants(found.parents, node)
+    index = np.full(len(found) + 1, -1, np.int32)  # the last entry serves parent -1
+    index[np.flatnonzero(kept)] = np.arange(int(kept.sum()), dtype=np.int32)
+    return Continuations(
+        found.tokens[kept],
+        index[found.parents[kept]],
+        found.counts[kept],
+        total,
+        found.match_length + len(tokens),
+    )
+
+
+def depths(parents: Int32s) -> Int32s:
+    """int32[N]: steps from the root, which has parent -1 and depth 0."""
+    out: list[int] = []
+    for parent in parents.tolist():
+        out.append(out[parent] + 1 if parent >= 0 else 0)
+    return np.asarray(out, np.int32)
+
+
+def ancestor_mask(parents: Int32s) -> Bools:
+    """bool[N, N]: ``mask[i, j]`` when j lies on the path from the root to i, i included."""
+    mask = np.eye(len(parents), dtype=np.bool_)
+    for i, parent in enumerate(parents.tolist()):
+        if parent >= 0:
+            mask[i] |= mask[parent]
+    return mask
+
+
+def path_to(parents: Int32s, node: int) -> list[int]:
+    """Nodes from the root to ``node``, both included."""
+    path = [node]
+    while parents[path[-1]] >= 0:
+        path.append(int(parents[path[-1]]))
+    return path[::-1]
+
+
+def _children(tree: DraftTree) -> dict[tuple[int, int], int]:
+    pairs = zip(tree.parents.tolist(), tree.tokens.tolist(), strict=True)
+    return {pair: node for node, pair in enumerate(pairs) if node > 0}
+
+
+def _chances(tree: DraftTree) -> list[float]:
+    """Each node's chance given its parent; 1 for the root."""
+    scores = tree.scores.tolist()
+    chances = [1.0]
+    for i, parent in enumerate(tree.parents.tolist()[1:], start=1):
+        chances.append(min(scores[i] / scores[parent], 1.0) if scores[parent] > 0 else 0.0)
+    return chances
+
+
+def _select(tree: DraftTree, keep: Bools) -> DraftTree:
+    """The kept nodes, renumbered. ``keep`` is prefix-closed and holds the root."""
+    if keep.all():
+        return tree
+    index = np.cumsum(keep, dtype=np.int32) - 1
+    parents = index[tree.parents[keep]]
+    parents[0] = -1
+    return DraftTree(tree.tokens[keep], parents, tree.scores[keep], tree.sources[keep])
+
+
+def _descendants(parents: Int32s, node: int) -> Bools:
+    """Which entries lie strictly below ``node``; all of them if it is -1."""
+    below = np.zeros(len(parents), np.bool_)
+    for i, parent in enumerate(parents.tolist()):
+        below[i] = parent == node or (parent >= 0 and below[parent])
+    return below
