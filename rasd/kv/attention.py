@@ -1,0 +1,103 @@
+"""Attention of packed trees over paged context, plugged into transformers by name.
+
+A model loaded with ``attn_implementation=ATTENTION`` calls `tree_attention` in every layer. No
+mask function is registered under that name, so transformers builds no mask of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from rasd.errors import UnsupportedModel
+from rasd.kv.plan import Part, Plan
+
+ATTENTION: Final = "rasd_tree"
+PLAN_ARGUMENT: Final = "rasd_plan"
+
+# Arguments that models pass along and that do not change the result here: positions are in the
+# plan, and the lengths below serve kernels for padded batches.
+_HARMLESS: Final = frozenset(
+    {
+        "cache_position",
+        "layer_idx",
+        "output_attentions",
+        "position_embeddings",
+        "position_ids",
+        "use_cache",
+    }
+)
+
+
+def tree_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    is_causal: bool | None = None,
+    rasd_plan: Plan | None = None,
+    **arguments: Any,
+) -> tuple[Tensor, None]:
+    """Every row sees its sequence's committed slots and its own ancestors.
+
+    Args:
+        query: [1, query heads, T, dim], the rows of the plan.
+        key, value: [1, key heads, slots, dim], what `PagedCache.update` returned.
+
+    Returns:
+        [1, T, query heads, dim], and no weights.
+
+    Raises:
+        UnsupportedModel: the layer asks for something that would change the result; by name.
+    """
+    if rasd_plan is None:
+        raise UnsupportedModel(f"{type(module).__name__} does not pass keyword arguments on")
+    if is_causal is False or getattr(module, "is_causal", True) is False:
+        raise UnsupportedModel(f"{type(module).__name__} is not causal")
+    if attention_mask is not None or dropout or not _HARMLESS.issuperset(arguments):
+        _refuse(module, attention_mask, dropout, arguments)
+    parts = rasd_plan.attend(sliding_window, query.shape[1] // key.shape[1])
+    if len(parts) == 1:
+        return _attend(query, key, value, parts[0], scaling), None
+    outputs = [
+        _attend(query[:, :, part.start : part.stop], key, value, part, scaling) for part in parts
+    ]
+    return torch.cat(outputs, dim=1), None
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, part: Part, scaling: float | None) -> Tensor:
+    """[1, rows, query heads, dim] of one part.
+
+    The query heads that share a key head become rows of it: no key is repeated, and the kernel
+    reads the context once per group.
+    """
+    if isinstance(part.context, slice):
+        key, value = key[:, :, part.context], value[:, :, part.context]
+    else:
+        key, value = key.index_select(2, part.context), value.index_select(2, part.context)
+    _, heads, rows, dim = query.shape
+    packed = query.reshape(1, key.shape[1], -1, dim)
+    out = scaled_dot_product_attention(packed, key, value, attn_mask=part.mask, scale=scaling)
+    return out.reshape(1, heads, rows, value.shape[-1]).transpose(1, 2)
+
+
+def _refuse(
+    module: nn.Module, mask: Tensor | None, dropout: float, arguments: dict[str, Any]
+) -> None:
+    """Raises where an argument that is really set would change the result."""
+    given = {"attention_mask": mask, "dropout": dropout or None}
+    given |= {name: value for name, value in arguments.items() if name not in _HARMLESS}
+    names = [name for name, value in given.items() if value is not None and value is not False]
+    if names:
+        raise UnsupportedModel(f"{type(module).__name__} attends with {', '.join(names)}")
+
+
+AttentionInterface.register(ATTENTION, tree_attention)

@@ -1,0 +1,341 @@
+"""The KV cache: many sequences in pages, each with a tree of uncommitted nodes behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from rasd.errors import InvalidRequest, KVExhausted, RasdError, UnsupportedModel
+from rasd.kv.pages import PagePool
+from rasd.kv.plan import Append, Int64s, Item, Plan, place
+from rasd.tree import Bools
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """What one layer stores per token.
+
+    ``window`` is the number of newest positions a sliding layer sees, its own included.
+    """
+
+    kind: Literal["full", "sliding", "latent"]
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    window: int | None = None
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """Committed rows, then uncommitted nodes; ``slots[i]`` is where row i lies.
+
+    ``ancestors`` are bit sets over the uncommitted nodes, a node's own bit included.
+    """
+
+    pages: list[int] = field(default_factory=list)
+    slots: Int64s = field(default_factory=lambda: np.zeros(0, np.int64))
+    length: int = 0
+    parents: list[int] = field(default_factory=list)
+    depths: list[int] = field(default_factory=list)
+    ancestors: list[int] = field(default_factory=list)
+
+    def grow(self, parents: Sequence[int]) -> None:
+        """Appends nodes; their rows are there already."""
+        for parent in parents:
+            above = self.ancestors[parent] if parent >= 0 else 0
+            self.depths.append(self.depths[parent] + 1 if parent >= 0 else 0)
+            self.ancestors.append(above | 1 << len(self.parents))
+            self.parents.append(parent)
+
+    def settle(self, kept: int) -> None:
+        """The first ``kept`` uncommitted rows are committed, the nodes are gone."""
+        self.length += kept
+        self.parents, self.depths, self.ancestors = [], [], []
+
+
+class PagedCache(Cache):
+    """Keys and values of all layers, allocated at the start.
+
+    A step packs the new nodes of all its sequences into one row [1, T], without padding:
+    ``plan`` places them, a forward with that plan stores and attends, ``commit`` keeps a path.
+    Not thread-safe.
+
+    Args:
+        specs: one per layer.
+        slots: tokens that fit in all; rounded down to whole pages.
+
+    Raises:
+        UnsupportedModel: a layer is of a kind the cache cannot hold.
+        ConfigError: ``slots`` is smaller than a page.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[LayerSpec],
+        slots: int,
+        page_size: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        super().__init__(layers=[])
+        for layer, spec in enumerate(specs):
+            if spec.kind == "latent":
+                raise UnsupportedModel(f"layer {layer} has latent attention, not supported yet")
+        self.specs = tuple(specs)
+        self._windows = tuple(spec.window for spec in specs)
+        self.pool = PagePool(slots, page_size)
+        self._dtype, self._device = dtype, torch.device(device)
+        self._sequences: dict[int, _Sequence] = {}
+        self._plan: Plan | None = None
+        self._stores: list[Tensor] = []
+        self._views: list[tuple[Tensor, Tensor]] = []
+        self._allocate()
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+    def _allocate(self) -> None:
+        """One tensor [n, heads, slots, dim] per shape, so that a commit moves all its layers.
+
+        Slots lie next to each other within a head: a context is read as one stream.
+        """
+        shapes: dict[tuple[int, int], int] = {}
+        rows: list[list[tuple[tuple[int, int], int]]] = []
+        for spec in self.specs:
+            rows.append([])
+            for shape in ((spec.kv_heads, spec.key_dim), (spec.kv_heads, spec.value_dim)):
+                rows[-1].append((shape, shapes.get(shape, 0)))
+                shapes[shape] = shapes.get(shape, 0) + 1
+        slots = self.pool.pages * self.pool.page_size
+        stores = {
+            (heads, dim): torch.zeros(
+                (count, heads, slots, dim), dtype=self._dtype, device=self._device
+            )
+            for (heads, dim), count in shapes.items()
+        }
+        self._stores = list(stores.values())
+        for (key_shape, key_row), (value_shape, value_row) in rows:
+            key, value = stores[key_shape][key_row], stores[value_shape][value_row]
+            self._views.append((key[None], value[None]))
+
+    # --- sequences --------------------------------------------------------------------------
+
+    def open(self, sequence: int) -> None:
+        """Makes an empty sequence.
+
+        Raises:
+            InvalidRequest: it is open already.
+        """
+        if sequence in self._sequences:
+            raise InvalidRequest(f"sequence {sequence} is open already")
+        self._sequences[sequence] = _Sequence()
+
+    def close(self, sequence: int) -> None:
+        """Forgets a sequence and frees its pages; an unknown one is ignored."""
+        state = self._sequences.pop(sequence, None)
+        if state is not None:
+            self._plan = None
+            self.pool.free(state.pages)
+
+    def length(self, sequence: int) -> int:
+        """Committed slots.
+
+        Raises:
+            InvalidRequest: the sequence is unknown.
+        """
+        return self._state(sequence).length
+
+    def _state(self, sequence: int) -> _Sequence:
+        state = self._sequences.get(sequence)
+        if state is None:
+            raise InvalidRequest(f"sequence {sequence} is unknown to the KV cache")
+        return state
+
+    def check_integrity(self) -> None:
+        """Checks that every page is free or belongs to one sequence, which needs it.
+
+        Raises:
+            RasdError: naming what is wrong.
+        """
+        self.pool.check_integrity(p for state in self._sequences.values() for p in state.pages)
+        for sequence, state in self._sequences.items():
+            rows = state.length + len(state.parents)
+            if len(state.pages) != self._pages_for(rows):
+                raise RasdError(f"sequence {sequence} holds {len(state.pages)} pages for {rows}")
+
+    # --- a step -----------------------------------------------------------------------------
+
+    def plan(self, items: Sequence[Append]) -> Plan:
+        """Places new nodes behind their sequences, uncommitted.
+
+        The plan is valid for one forward, until the next plan, commit or close.
+
+        Raises:
+            InvalidRequest: a sequence is unknown or named twice, or parents are malformed.
+            KVExhausted: pages run out. After either, nothing has changed.
+        """
+        parents = self._check(items)
+        states = [self._state(item.sequence) for item in items]
+        self._reserve(states, parents)
+        placed: list[Item] = []
+        start = 0
+        for state, added in zip(states, parents, strict=True):
+            state.grow(added)
+            placed.append(_place(state, start, len(added)))
+            start += len(added)
+        new = [item.slots[len(item.slots) - (item.stop - item.start) :] for item in placed]
+        at = [item.positions[len(item.positions) - len(item.ancestors) :] for item in placed]
+        position_ids = torch.from_numpy(np.concatenate(at))[None].to(self._device)
+        slots = place(np.concatenate(new), self._device)
+        self._plan = Plan(position_ids, slots, placed, self._windows, self._dtype, self._device)
+        return self._plan
+
+    def _check(self, items: Sequence[Append]) -> list[list[int]]:
+        """The items' parents as lists, checked."""
+        if not items or len({item.sequence for item in items}) < len(items):
+            raise InvalidRequest("a plan needs items, and each sequence at most once")
+        checked: list[list[int]] = []
+        for item in items:
+            before = len(self._state(item.sequence).parents)
+            parents: list[int] = item.parents.tolist()
+            well_formed = all(-1 <= p < before + i for i, p in enumerate(parents))
+            if not parents or not well_formed:
+                raise InvalidRequest(
+                    f"sequence {item.sequence}: parents must be indices of earlier nodes or -1"
+                )
+            checked.append(parents)
+        return checked
+
+    def _reserve(self, states: list[_Sequence], parents: list[list[int]]) -> None:
+        """Takes the pages the new nodes need; all of them or none."""
+        needed: list[int] = []
+        for state, added in zip(states, parents, strict=True):
+            rows = state.length + len(state.parents) + len(added)
+            needed.append(self._pages_for(rows) - len(state.pages))
+        if sum(needed) > self.pool.available:
+            raise KVExhausted(
+                f"the step needs {sum(needed)} pages of {self.pool.page_size} slots, "
+                f"{self.pool.available} of {self.pool.pages} are free"
+            )
+        for state, count in zip(states, needed, strict=True):
+            if count:
+                pages = self.pool.allocate(count, state.pages[-1] if state.pages else None)
+                state.pages += pages
+                state.slots = np.concatenate([state.slots, self._slots_of(pages)])
+
+    def _pages_for(self, rows: int) -> int:
+        return -(-rows // self.pool.page_size)
+
+    def _slots_of(self, pages: list[int]) -> Int64s:
+        size = self.pool.page_size
+        first = np.asarray(pages, np.int64)[:, None] * size
+        return (first + np.arange(size)).reshape(-1)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Stores the new rows [1, heads, T, dim] of one layer under the current plan.
+
+        Returns:
+            All keys and values of the layer, [1, heads, slots, dim]; attention picks its own.
+
+        Raises:
+            RasdError: there is no plan.
+        """
+        plan = self._plan
+        if plan is None:
+            raise RasdError("a forward needs a plan of this cache, and each plan serves one")
+        keys, values = self._views[layer_idx]
+        if isinstance(plan.slots, slice):
+            keys[:, :, plan.slots] = key_states
+            values[:, :, plan.slots] = value_states
+        else:
+            keys.index_copy_(2, plan.slots, key_states)
+            values.index_copy_(2, plan.slots, value_states)
+        plan.waiting = layer_idx
+        return keys, values
+
+    # --- after it ---------------------------------------------------------------------------
+
+    def commit(self, sequence: int, kept: Sequence[int]) -> None:
+        """Keeps a chain of uncommitted nodes; the others and their pages are freed.
+
+        Args:
+            kept: nodes in the order appended since the last commit, from one that hangs from
+                the committed slots downwards; empty drops all.
+
+        Raises:
+            InvalidRequest: the sequence is unknown or ``kept`` is no such chain.
+        """
+        self.commit_all({sequence: kept})
+
+    def commit_all(self, kept: Mapping[int, Sequence[int]]) -> None:
+        """`commit` for several sequences, with one move of rows; all of them or none."""
+        for sequence, chain in kept.items():
+            _check_chain(sequence, self._state(sequence).parents, chain)
+        sources: list[Int64s] = []
+        targets: list[Int64s] = []
+        for sequence, chain in kept.items():
+            state = self._sequences[sequence]
+            rows = state.length + np.asarray(chain, np.int64)
+            compact = state.length + np.arange(len(chain))
+            moved = rows != compact
+            sources.append(state.slots[rows[moved]])
+            targets.append(state.slots[compact[moved]])
+            state.settle(len(chain))
+            self._give_back(state)
+        self._plan = None
+        self._move(np.concatenate(sources), np.concatenate(targets))
+
+    def _give_back(self, state: _Sequence) -> None:
+        """Frees the pages behind the committed slots."""
+        pages = self._pages_for(state.length)
+        self.pool.free(state.pages[pages:])
+        del state.pages[pages:]
+        state.slots = state.slots[: pages * self.pool.page_size]
+
+    def _move(self, sources: Int64s, targets: Int64s) -> None:
+        if len(sources) == 0:
+            return
+        source = torch.from_numpy(sources).to(self._device)
+        target = torch.from_numpy(targets).to(self._device)
+        for store in self._stores:
+            store.index_copy_(2, target, store.index_select(2, source))
+
+
+def _place(state: _Sequence, start: int, count: int) -> Item:
+    """The last ``count`` nodes of a sequence as rows of a step."""
+    nodes = len(state.parents)
+    return Item(
+        start=start,
+        stop=start + count,
+        committed=state.length,
+        slots=state.slots[: state.length + nodes],
+        positions=state.length + np.asarray(state.depths, np.int64),
+        ancestors=_unpack(state.ancestors[nodes - count :], nodes),
+    )
+
+
+def _unpack(bit_sets: list[int], width: int) -> Bools:
+    """bool[len(bit_sets), width]"""
+    size = (width + 7) // 8
+    packed = b"".join(bits.to_bytes(size, "little") for bits in bit_sets)
+    octets = np.frombuffer(packed, np.uint8).reshape(len(bit_sets), size)
+    return np.unpackbits(octets, axis=1, count=width, bitorder="little").view(np.bool_)
+
+
+def _check_chain(sequence: int, parents: list[int], chain: Sequence[int]) -> None:
+    above = -1
+    for node in chain:
+        if not 0 <= node < len(parents) or parents[node] != above:
+            raise InvalidRequest(
+                f"sequence {sequence}: nodes to keep must be a chain from the committed slots; "
+                f"got {list(chain)}"
+            )
+        above = node
