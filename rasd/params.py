@@ -35,7 +35,8 @@ class SamplingParams:
         top_p, top_k, min_p: filters, applied after temperature in the order top-k, top-p, min-p;
             ``top_k`` 0 is off.
         presence_penalty, frequency_penalty: subtracted from logits of tokens generated so far.
-        repetition_penalty: divides (or multiplies, if negative) logits of tokens in prompt or output.
+        repetition_penalty: divides positive logits of tokens in prompt or output, multiplies
+            negative ones.
         logit_bias: token id to a value added to its logit.
         seed: key of the noise; None draws one at admission.
         stop, stop_token_ids: strings and tokens that end the text.

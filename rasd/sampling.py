@@ -39,7 +39,7 @@ class Draws:
         self.params = params
         self.position = len(output)
         self.plain_greedy = params.greedy and not params.reshapes_logits
-        self._key = _combine(_mix(params.seed or 0), choice)
+        self._key = _combine(params.seed or 0, choice)
         self._prompt = np.unique(prompt)
         self._counts: dict[int, int] = {}
         self._count(output.tolist())
@@ -134,9 +134,7 @@ def logprobs_of(logits: Tensor, token: int, top: int) -> Logprobs:
     """Log-probabilities under the target's unmodified distribution; ``top`` alternatives."""
     logprobs = torch.log_softmax(logits.float(), -1)
     values, ids = logprobs.topk(min(top, len(logprobs)))
-    return Logprobs(
-        float(logprobs[token]), ids.to(torch.int32).cpu().numpy(), values.cpu().numpy()
-    )
+    return Logprobs(float(logprobs[token]), ids.to(torch.int32).cpu().numpy(), values.cpu().numpy())
 
 
 def _stable_order(scaled: Tensor) -> Tensor:
@@ -153,7 +151,8 @@ def _mix(value: int) -> int:
 
 
 def _combine(key: int, part: int) -> int:
-    return _mix(key ^ _mix(part))
+    # Not symmetric: seed 0 with choice 1 must not share noise with seed 1 and choice 0.
+    return _mix(_mix(key) + part)
 
 
 def _signed(value: int) -> int:
@@ -162,12 +161,12 @@ def _signed(value: int) -> int:
 
 def _shift(value: Tensor, bits: int) -> Tensor:
     """Logical right shift; torch's is arithmetic."""
-    return (value >> bits) & (2 ** (64 - bits) - 1)
+    return torch.bitwise_and(value >> bits, 2 ** (64 - bits) - 1)
 
 
 def _mix_tensor(value: Tensor) -> Tensor:
     """SplitMix64's finaliser on int64 tensors."""
     value = value + _GOLDEN
-    value = (value ^ _shift(value, 30)) * _MIX1
-    value = (value ^ _shift(value, 27)) * _MIX2
-    return value ^ _shift(value, 31)
+    value = torch.bitwise_xor(value, _shift(value, 30)) * _MIX1
+    value = torch.bitwise_xor(value, _shift(value, 27)) * _MIX2
+    return torch.bitwise_xor(value, _shift(value, 31))
