@@ -1,0 +1,1 @@
+"""The script behind every number this project publishes, and its last result."""

@@ -1,0 +1,136 @@
+"""The ``rasd`` command. Talks to a running service over HTTP only; trains offline."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from rasd import __version__
+from rasd.config import ApiKey, parse_config
+from rasd.errors import ConfigError, RasdError
+from rasd.train.cli import app as train_app
+
+app = typer.Typer(
+    help=(
+        "RASD serves a large language model faster without changing what it says.\n\n"
+        "Start the service with `serve run deploy/config.yaml`, then talk to it with any OpenAI "
+        "client, or try `rasd complete`."
+    ),
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="markdown",
+)
+app.add_typer(train_app, name="train", help="Make a tokenizer, a target or a drafter.")
+
+Url = Annotated[str, typer.Option(envvar="RASD_URL", help="Where the service listens.")]
+Key = Annotated[str, typer.Option(envvar="RASD_API_KEY", help="API key, where one is needed.")]
+LOCAL = "http://127.0.0.1:8000"
+
+
+@app.command()
+def complete(
+    prompt: Annotated[str, typer.Argument(help="Text to continue, or a question with --chat.")],
+    chat: Annotated[bool, typer.Option(help="Ask through the model's chat template.")] = False,
+    max_tokens: Annotated[int, typer.Option(help="New tokens at most.")] = 64,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    speculation: Annotated[
+        str, typer.Option(help="Who may propose: off, draft, prompt, corpus or rasd.")
+    ] = "rasd",
+    url: Url = LOCAL,
+    key: Key = "",
+) -> None:
+    """Continue a text, and show what speculation did.
+
+    Example: `rasd complete --chat "What does os.path.join do?"`
+    """
+    body = {
+        "model": "",
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "speculation": speculation,
+    }
+    if chat:
+        body["messages"] = [{"role": "user", "content": prompt}]
+    else:
+        body["prompt"] = prompt
+    route = "chat/completions" if chat else "completions"
+    answer = _call(url, key, route, body)
+    choice = answer["choices"][0]
+    console = Console()
+    console.print(choice["message"]["content"] if chat else choice["text"], markup=False)
+    console.print(_statistics(answer.get("rasd", {}), answer["usage"]["completion_tokens"]))
+
+
+@app.command()
+def check(
+    path: Annotated[Path, typer.Argument(help="A Serve config, such as deploy/config.yaml.")],
+) -> None:
+    """Check a Serve config file and print every setting in effect."""
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(path.read_text())
+        for application in loaded["applications"]:
+            settings = parse_config(application.get("args") or {})
+            typer.echo(f"# {application['name']}")
+            typer.echo(yaml.safe_dump(settings.model_dump(), sort_keys=False))
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ConfigError) as error:
+        _fail(f"{path}: {error!r}" if not isinstance(error, ConfigError) else str(error))
+
+
+@app.command()
+def key(name: Annotated[str, typer.Argument(help="Whose key it is.")]) -> None:
+    """Make an API key: give the key to the client, put the entry into the config."""
+    made = secrets.token_urlsafe(32)
+    typer.echo(f"key:    {made}")
+    typer.echo(f"config: {{name: {name}, sha256: {ApiKey.digest(made)}}}")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def _call(url: str, key: str, route: str, body: dict[str, object]) -> dict[str, object]:
+    """One request through the OpenAI client's own transport; ends the program on an error."""
+    import httpx
+
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        with httpx.Client(base_url=url, headers=headers, timeout=600) as client:
+            if not body["model"]:
+                models = client.get("/v1/models").raise_for_status().json()
+                body = {**body, "model": models["data"][0]["id"]}
+            answer = client.post(f"/v1/{route}", json=body)
+    except httpx.HTTPError as error:
+        _fail(f"{url}: {error}")
+    if answer.status_code != 200:
+        _fail(f"{answer.status_code}: {answer.text}")
+    return answer.json()
+
+
+def _statistics(found: dict[str, object], tokens: int) -> Table:
+    table = Table(title=f"{tokens} tokens")
+    for column in ("source", "drafted", "accepted"):
+        table.add_column(column, justify="left" if column == "source" else "right")
+    return table
+
+
+def _fail(message: str) -> None:
+    Console(stderr=True).print(message, style="red", markup=False)
+    raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point; our own errors end the program without a traceback."""
+    try:
+        app()
+    except RasdError as error:
+        Console(stderr=True).print(str(error), style="red", markup=False)
+        raise SystemExit(1) from error
