@@ -33,7 +33,7 @@ _HARMLESS: Final = frozenset(
 )
 
 
-def tree_attention(
+def tree_attention(  # noqa: PLR0913 (the signature is transformers')
     module: nn.Module,
     query: Tensor,
     key: Tensor,

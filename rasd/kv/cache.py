@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from transformers import Cache
 from rasd.errors import InvalidRequest, KVExhausted, RasdError, UnsupportedModel
 from rasd.kv.pages import PagePool
 from rasd.kv.plan import Append, Int64s, Item, Plan, place
-from rasd.tree import Bools
+from rasd.kv.sequence import SequenceState
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,35 +31,7 @@ class LayerSpec:
     window: int | None = None
 
 
-@dataclass(slots=True)
-class _Sequence:
-    """Committed rows, then uncommitted nodes; ``slots[i]`` is where row i lies.
-
-    ``ancestors`` are bit sets over the uncommitted nodes, a node's own bit included.
-    """
-
-    pages: list[int] = field(default_factory=list)
-    slots: Int64s = field(default_factory=lambda: np.zeros(0, np.int64))
-    length: int = 0
-    parents: list[int] = field(default_factory=list)
-    depths: list[int] = field(default_factory=list)
-    ancestors: list[int] = field(default_factory=list)
-
-    def grow(self, parents: Sequence[int]) -> None:
-        """Appends nodes; their rows are there already."""
-        for parent in parents:
-            above = self.ancestors[parent] if parent >= 0 else 0
-            self.depths.append(self.depths[parent] + 1 if parent >= 0 else 0)
-            self.ancestors.append(above | 1 << len(self.parents))
-            self.parents.append(parent)
-
-    def settle(self, kept: int) -> None:
-        """The first ``kept`` uncommitted rows are committed, the nodes are gone."""
-        self.length += kept
-        self.parents, self.depths, self.ancestors = [], [], []
-
-
-class PagedCache(Cache):
+class PagedCache(Cache):  # type: ignore[misc]
     """Keys and values of all layers, allocated at the start.
 
     A step packs the new nodes of all its sequences into one row [1, T], without padding:
@@ -91,7 +63,7 @@ class PagedCache(Cache):
         self._windows = tuple(spec.window for spec in specs)
         self.pool = PagePool(slots, page_size)
         self._dtype, self._device = dtype, torch.device(device)
-        self._sequences: dict[int, _Sequence] = {}
+        self._sequences: dict[int, SequenceState] = {}
         self._plan: Plan | None = None
         self._stores: list[Tensor] = []
         self._views: list[tuple[Tensor, Tensor]] = []
@@ -134,7 +106,7 @@ class PagedCache(Cache):
         """
         if sequence in self._sequences:
             raise InvalidRequest(f"sequence {sequence} is open already")
-        self._sequences[sequence] = _Sequence()
+        self._sequences[sequence] = SequenceState()
 
     def close(self, sequence: int) -> None:
         """Forgets a sequence and frees its pages; an unknown one is ignored."""
@@ -151,7 +123,7 @@ class PagedCache(Cache):
         """
         return self._state(sequence).length
 
-    def _state(self, sequence: int) -> _Sequence:
+    def _state(self, sequence: int) -> SequenceState:
         state = self._sequences.get(sequence)
         if state is None:
             raise InvalidRequest(f"sequence {sequence} is unknown to the KV cache")
@@ -187,7 +159,7 @@ class PagedCache(Cache):
         start = 0
         for state, added in zip(states, parents, strict=True):
             state.grow(added)
-            placed.append(_place(state, start, len(added)))
+            placed.append(state.place(start, len(added)))
             start += len(added)
         new = [item.slots[len(item.slots) - (item.stop - item.start) :] for item in placed]
         at = [item.positions[len(item.positions) - len(item.ancestors) :] for item in placed]
@@ -212,7 +184,7 @@ class PagedCache(Cache):
             checked.append(parents)
         return checked
 
-    def _reserve(self, states: list[_Sequence], parents: list[list[int]]) -> None:
+    def _reserve(self, states: list[SequenceState], parents: list[list[int]]) -> None:
         """Takes the pages the new nodes need; all of them or none."""
         needed: list[int] = []
         for state, added in zip(states, parents, strict=True):
@@ -278,7 +250,11 @@ class PagedCache(Cache):
     def commit_all(self, kept: Mapping[int, Sequence[int]]) -> None:
         """`commit` for several sequences, with one move of rows; all of them or none."""
         for sequence, chain in kept.items():
-            _check_chain(sequence, self._state(sequence).parents, chain)
+            if not self._state(sequence).is_chain(chain):
+                raise InvalidRequest(
+                    f"sequence {sequence}: nodes to keep must be a chain from the committed "
+                    f"slots; got {list(chain)}"
+                )
         sources: list[Int64s] = []
         targets: list[Int64s] = []
         for sequence, chain in kept.items():
@@ -293,7 +269,7 @@ class PagedCache(Cache):
         self._plan = None
         self._move(np.concatenate(sources), np.concatenate(targets))
 
-    def _give_back(self, state: _Sequence) -> None:
+    def _give_back(self, state: SequenceState) -> None:
         """Frees the pages behind the committed slots."""
         pages = self._pages_for(state.length)
         self.pool.free(state.pages[pages:])
@@ -307,35 +283,3 @@ class PagedCache(Cache):
         target = torch.from_numpy(targets).to(self._device)
         for store in self._stores:
             store.index_copy_(2, target, store.index_select(2, source))
-
-
-def _place(state: _Sequence, start: int, count: int) -> Item:
-    """The last ``count`` nodes of a sequence as rows of a step."""
-    nodes = len(state.parents)
-    return Item(
-        start=start,
-        stop=start + count,
-        committed=state.length,
-        slots=state.slots[: state.length + nodes],
-        positions=state.length + np.asarray(state.depths, np.int64),
-        ancestors=_unpack(state.ancestors[nodes - count :], nodes),
-    )
-
-
-def _unpack(bit_sets: list[int], width: int) -> Bools:
-    """bool[len(bit_sets), width]"""
-    size = (width + 7) // 8
-    packed = b"".join(bits.to_bytes(size, "little") for bits in bit_sets)
-    octets = np.frombuffer(packed, np.uint8).reshape(len(bit_sets), size)
-    return np.unpackbits(octets, axis=1, count=width, bitorder="little").view(np.bool_)
-
-
-def _check_chain(sequence: int, parents: list[int], chain: Sequence[int]) -> None:
-    above = -1
-    for node in chain:
-        if not 0 <= node < len(parents) or parents[node] != above:
-            raise InvalidRequest(
-                f"sequence {sequence}: nodes to keep must be a chain from the committed slots; "
-                f"got {list(chain)}"
-            )
-        above = node

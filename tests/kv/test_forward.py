@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
@@ -43,11 +45,13 @@ class Twin:
             return self.model(torch.tensor([text]), use_cache=False).logits[0]
 
 
-def forward(model: torch.nn.Module, cache: PagedCache, items: list[Append], tokens: list[int]):
+def forward(
+    model: torch.nn.Module, cache: PagedCache, items: list[Append], tokens: list[list[int]]
+):
     plan = cache.plan(items)
     with torch.inference_mode():
         return model(
-            torch.tensor([tokens]),
+            torch.tensor([list(chain.from_iterable(tokens))]),
             position_ids=plan.position_ids,
             past_key_values=cache,
             use_cache=True,
@@ -79,7 +83,7 @@ def test_every_path_of_every_tree_equals_its_plain_forward(name: str, seed: int)
                 parents = random_parents(rng, count)
             items.append(Append(sequence, parents))
             tokens.append(rng.integers(0, VOCABULARY, count).tolist())
-        logits = forward(model, cache, items, sum(tokens, []))
+        logits = forward(model, cache, items, tokens)
         start = 0
         for item, new in zip(items, tokens, strict=True):
             text = texts[item.sequence]
@@ -109,7 +113,7 @@ def test_a_tree_grown_level_by_level_equals_plain_forwards(name: str) -> None:
     }
     for sequence, text in texts.items():
         cache.open(sequence)
-        forward(model, cache, [Append(sequence, np.arange(-1, len(text) - 1))], text)
+        forward(model, cache, [Append(sequence, np.arange(-1, len(text) - 1))], [text])
         cache.commit(sequence, list(range(len(text))))
     parents: dict[int, list[int]] = {7: [], 9: []}
     nodes: dict[int, list[int]] = {7: [], 9: []}
@@ -122,7 +126,7 @@ def test_a_tree_grown_level_by_level_equals_plain_forwards(name: str) -> None:
             items.append(Append(sequence, new.astype(np.int32)))
             tokens.append(rng.integers(0, VOCABULARY, 3).tolist())
             nodes[sequence] += tokens[-1]
-        logits = forward(model, cache, items, sum(tokens, []))
+        logits = forward(model, cache, items, tokens)
         for row, item in enumerate(items):
             drawn, above = nodes[item.sequence], np.asarray(parents[item.sequence])
             for j in range(3):
