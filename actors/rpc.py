@@ -1,0 +1,271 @@
+"""Request and reply over ZeroMQ, for the path that every step takes.
+
+A server answers in one thread, in the order of arrival; a client belongs to one thread and may
+have many requests in flight. Every message shows the application's secret. A peer that is killed
+is noticed when its connection breaks, a frozen one or a torn network by missing heartbeats.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from typing import Any, Final, Generic, TypeVar
+from weakref import WeakValueDictionary
+
+import zmq
+
+from actors.wire import MAX_MESSAGE_BYTES, Failure, admits, decode, encode
+from rasd import errors
+from rasd.errors import RasdError, StageTimeout, StageUnavailable, WireError
+
+A = TypeVar("A")
+
+_log = logging.getLogger(__name__)
+
+HEARTBEAT_S: Final = 1.0
+SILENCE_S: Final = 10.0
+STOP_POLL_S: Final = 0.2
+_MAX_ERROR_CHARS: Final = 1000
+# Whatever ends a connection; `open_socket` forbids a second one.
+_ENDS: Final = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
+
+
+def open_socket(kind: int) -> zmq.Socket[bytes]:
+    """A socket with this project's limits; nothing lingers when it is closed."""
+    socket = zmq.Context.instance().socket(kind)
+    configure(socket)
+    return socket
+
+
+def configure(socket: zmq.Socket[Any]) -> None:
+    """Limits on messages, and how soon a silent peer is given up."""
+    socket.linger = 0
+    socket.ipv6 = True
+    socket.maxmsgsize = MAX_MESSAGE_BYTES
+    socket.heartbeat_ivl = int(1000 * HEARTBEAT_S)
+    socket.heartbeat_timeout = int(1000 * SILENCE_S)
+    socket.handshake_ivl = int(1000 * SILENCE_S)
+    socket.connect_timeout = int(1000 * SILENCE_S)
+
+
+def bind(socket: zmq.Socket[Any], host: str) -> str:
+    """Binds a free port of one address, never of all; returns where peers connect to."""
+    where = f"tcp://[{host}]" if ":" in host else f"tcp://{host}"
+    return f"{where}:{socket.bind_to_random_port(where)}"
+
+
+class Server:
+    """Answers messages of known types. `serve` runs in one thread; `stop` may come from any.
+
+    A handler that returns None sends nothing. Its error is replied and the server lives on,
+    unless ``fatal`` says that it leaves the handler's state in doubt: then `serve` raises it.
+
+    Attributes:
+        refused: messages dropped or refused because they were malformed or lacked the secret.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        secret: bytes,
+        handlers: Mapping[type, Callable[[Any], object | None]],
+        *,
+        fatal: Callable[[Exception], bool] = lambda error: False,
+    ) -> None:
+        self._secret = secret
+        self._handlers = dict(handlers)
+        self._fatal = fatal
+        self._stopped = threading.Event()
+        self._socket = open_socket(zmq.ROUTER)
+        self.address = bind(self._socket, host)
+        self._readers: dict[Any, Callable[[], None]] = {self._socket: self._answer_one}
+        self.refused = 0
+
+    def also_read(self, socket: zmq.Socket[Any], reader: Callable[[], None]) -> None:
+        """Calls ``reader`` in the serving thread when ``socket`` can be read. Before `serve`."""
+        self._readers[socket] = reader
+
+    def serve(self) -> None:
+        """Answers until `stop`; then closes the socket."""
+        poller = zmq.Poller()
+        for socket in self._readers:
+            poller.register(socket, zmq.POLLIN)
+        try:
+            while not self._stopped.is_set():
+                for socket, _ in poller.poll(1000 * STOP_POLL_S):
+                    self._readers[socket]()
+        finally:
+            self._socket.close()
+
+    def stop(self) -> None:
+        """Ends `serve` within `STOP_POLL_S`, or when the running handler is done."""
+        self._stopped.set()
+
+    def _answer_one(self) -> None:
+        frames = self._socket.recv_multipart()
+        if len(frames) != 4 or len(frames[2]) != 8 or not admits(self._secret, frames[1]):
+            self.refused += 1
+            return
+        peer, _, number, body = frames
+        error: Exception | None = None
+        try:
+            reply = self._handle(body)
+        except Exception as raised:
+            error = raised
+            reply = encode(Failure(type(error).__name__, str(error)[:_MAX_ERROR_CHARS]))
+            _log.warning("a request failed", exc_info=not isinstance(error, RasdError))
+        if reply is not None:
+            self._socket.send_multipart([peer, self._secret, number, reply])
+        if error is not None and self._fatal(error):
+            raise error
+
+    def _handle(self, body: bytes) -> bytearray | None:
+        try:
+            message = decode(body)
+            handler = self._handlers[type(message)]
+        except (WireError, KeyError) as error:
+            self.refused += 1
+            raise WireError(f"not expected here: {error}") from error
+        answer = handler(message)
+        return None if answer is None else encode(answer)
+
+
+class Client:
+    """One connection to a `Server`; belongs to one thread.
+
+    A broken connection is final: what stood behind it is re-created at another address.
+
+    Attributes:
+        late: answers that came when nobody held their `Call` any more.
+    """
+
+    def __init__(self, address: str, secret: bytes) -> None:
+        self.address = address
+        self.late = 0
+        self._secret = secret
+        self._numbers = count(1)
+        self._calls: WeakValueDictionary[bytes, Call[Any]] = WeakValueDictionary()
+        self._gone = ""
+        self._socket = open_socket(zmq.DEALER)
+        self._socket.reconnect_ivl = -1
+        self._monitor = self._socket.get_monitor_socket(_ENDS)
+        self._socket.connect(address)
+
+    def call(self, message: object, answer: type[A]) -> Call[A]:
+        """Sends a request that will be answered with an ``answer``. Never blocks.
+
+        Raises:
+            StageUnavailable: the connection is gone, or a thousand requests are unsent.
+            WireError: the message cannot cross.
+        """
+        body = encode(message)
+        take_in([self], 0)
+        self.check()
+        call = Call(self, answer)
+        number = next(self._numbers).to_bytes(8, "little")
+        try:
+            self._socket.send_multipart([self._secret, number, body], zmq.NOBLOCK)
+        except zmq.Again as error:
+            raise StageUnavailable(f"{self.address} takes no more requests") from error
+        self._calls[number] = call
+        return call
+
+    def check(self) -> None:
+        """Raises `StageUnavailable` once no answer can come."""
+        if self._gone:
+            raise StageUnavailable(f"{self.address}: {self._gone}")
+
+    def close(self) -> None:
+        """Answers still on their way are lost."""
+        if not self._socket.closed:
+            self._gone = "closed"
+            self._socket.disable_monitor()
+            self._socket.close()
+
+    @property
+    def sockets(self) -> list[zmq.Socket[Any]]:
+        """What to poll; nothing once the client is closed."""
+        return [] if self._gone else [self._socket, self._monitor]
+
+    def read(self) -> None:
+        """Takes in what is here, without waiting.
+
+        The monitor is read first: when it tells of the end, every answer has arrived before.
+        """
+        if self._socket.closed:
+            return
+        if self._monitor.poll(0):
+            self._gone = "the connection broke"
+        while self._socket.poll(0):
+            self._take(self._socket.recv_multipart())
+
+    def _take(self, frames: list[bytes]) -> None:
+        if len(frames) != 3 or not admits(self._secret, frames[0]):
+            return
+        call = self._calls.pop(frames[1], None)
+        if call is None:
+            self.late += 1
+        else:
+            call.settle(frames[2])
+
+
+class Call(Generic[A]):
+    """A `Pending` answer of a `Client`, to be waited for in the client's thread."""
+
+    def __init__(self, client: Client, answer: type[A]) -> None:
+        self.client = client
+        self._answer = answer
+        self._body: bytes | None = None
+
+    def settle(self, body: bytes) -> None:
+        """The answer is here."""
+        self._body = body
+
+    @property
+    def settled(self) -> bool:
+        """Whether `wait` would return or raise at once, as far as has been taken in."""
+        return self._body is not None
+
+    def wait(self, timeout_s: float) -> A:
+        """See `rasd.stages.Pending`; an error of the handler is raised as it was there."""
+        deadline = time.monotonic() + timeout_s
+        while self._body is None:
+            left = deadline - time.monotonic()
+            take_in([self.client], left)
+            if self._body is None:
+                self.client.check()
+                if left <= 0:
+                    raise StageTimeout(f"{self.client.address}: no answer in {timeout_s:.3f} s")
+        try:
+            message = decode(self._body)
+        except WireError as error:
+            raise StageUnavailable(f"{self.client.address}: {error}") from error
+        if isinstance(message, Failure):
+            raise _error_of(message)
+        if not isinstance(message, self._answer):
+            raise StageUnavailable(f"{self.client.address}: answered {type(message).__name__}")
+        return message
+
+
+def take_in(clients: Sequence[Client], timeout_s: float) -> None:
+    """Waits until there is news of any client, at most ``timeout_s``, and reads all of them."""
+    if timeout_s > 0:
+        poller = zmq.Poller()
+        for client in clients:
+            for socket in client.sockets:
+                poller.register(socket, zmq.POLLIN)
+        if poller.sockets:
+            poller.poll(math.ceil(1000 * timeout_s))
+    for client in clients:
+        client.read()
+
+
+def _error_of(failure: Failure) -> RasdError:
+    kind = getattr(errors, failure.kind, None)
+    if isinstance(kind, type) and issubclass(kind, RasdError):
+        return kind(failure.message)
+    return StageUnavailable(f"{failure.kind}: {failure.message}")
