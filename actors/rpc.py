@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 HEARTBEAT_S: Final = 1.0
 SILENCE_S: Final = 10.0
-STOP_POLL_S: Final = 0.2
+STOP_POLL_MS: Final = 200
 _MAX_ERROR_CHARS: Final = 1000
 # Whatever ends a connection; `open_socket` forbids a second one.
 _ENDS: Final = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
@@ -36,7 +36,7 @@ _ENDS: Final = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 
 def open_socket(kind: int) -> zmq.Socket[bytes]:
     """A socket with this project's limits; nothing lingers when it is closed."""
-    socket = zmq.Context.instance().socket(kind)
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
     configure(socket)
     return socket
 
@@ -96,13 +96,13 @@ class Server:
             poller.register(socket, zmq.POLLIN)
         try:
             while not self._stopped.is_set():
-                for socket, _ in poller.poll(1000 * STOP_POLL_S):
+                for socket, _ in poller.poll(STOP_POLL_MS):
                     self._readers[socket]()
         finally:
             self._socket.close()
 
     def stop(self) -> None:
-        """Ends `serve` within `STOP_POLL_S`, or when the running handler is done."""
+        """Ends `serve` within `STOP_POLL_MS`, or when the running handler is done."""
         self._stopped.set()
 
     def _answer_one(self) -> None:
