@@ -32,9 +32,7 @@ async def held(gate: Gate, slots: int, order: list[int], name: int) -> AsyncGene
         yield
 
 
-async def hold(
-    gate: Gate, slots: int, order: list[int], name: int, release: asyncio.Event
-) -> None:
+async def hold(gate: Gate, slots: int, order: list[int], name: int, release: asyncio.Event) -> None:
     async with held(gate, slots, order, name):
         await release.wait()
 
