@@ -1,0 +1,197 @@
+"""Prompt lookup: what followed the newest tokens earlier in the same sequence.
+
+Every position points to the last one before it that ends in the same ``suffix_min`` tokens, so
+a query walks only positions that match that far. A hash table of positions finds the newest of
+a chain; it keeps no keys, the text itself is compared. With the doubling of arrays that makes
+at most 32 bytes per token of a sequence, whatever the lengths of suffixes.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+import numpy as np
+
+from rasd.config import RetrievalConfig
+from rasd.retrieval.jit import compiled
+from rasd.retrieval.kernels import address, expand
+from rasd.stages import Pending, Ready, RetrieveReply, RetrieveRequest
+from rasd.tree import Continuations, Int32s
+
+MAX_HITS: Final = 64
+"""Occurrences of the longest suffix that are continued; the most recent count."""
+
+_BORDER: Final = -1  # as uint32 the separator of `rasd.retrieval.kernels`
+_FIRST_CAPACITY: Final = 256
+
+
+class PromptRetriever:
+    """A `Retriever` over each sequence's own tokens, in this process.
+
+    Exact: the longest suffix of ``suffix_max`` to ``suffix_min`` tokens that occurs earlier,
+    and the trie of all its occurrences, up to the `MAX_HITS` most recent. The time is that of
+    walking the occurrences of the shortest suffix, and ends early where enough match in full.
+    """
+
+    def __init__(self, settings: RetrievalConfig) -> None:
+        self._settings = settings
+        self._sequences: dict[int, _Text] = {}
+        self._hits = np.empty(MAX_HITS, np.int32)
+        # Nobody can choose tokens that collide in a hash they do not know.
+        self._seed = secrets.randbits(62) | 1
+
+    def observe(self, sequence: int, tokens: Int32s) -> None:
+        """Adds decided tokens int32[n]; takes time in proportion to ``n``."""
+        text = self._sequences.get(sequence)
+        if text is None:
+            text = self._sequences[sequence] = _Text(self._settings.suffix_min, self._seed)
+        text.extend(tokens)
+
+    def release(self, sequence: int) -> None:
+        """Forgets the sequence; unknown ones are ignored."""
+        self._sequences.pop(sequence, None)
+
+    def retrieve(self, request: RetrieveRequest) -> Pending[RetrieveReply]:
+        """Looks up each query's sequence; one that was never observed has no hits."""
+        found = [self._lookup(query.sequence) for query in request.queries]
+        return Ready(RetrieveReply(request.step, found))
+
+    def close(self) -> None:
+        """Forgets all sequences."""
+        self._sequences.clear()
+
+    def _lookup(self, sequence: int) -> Continuations:
+        text = self._sequences.get(sequence)
+        return text.lookup(self._settings, self._hits) if text else Continuations.none()
+
+
+class _Text:
+    """One sequence. A *gram* is what must match at least.
+
+    Attributes:
+        tokens: int32[C], the ``size`` tokens and a border.
+        previous: int32[C], the last position before that ends in the same gram, or -1.
+        newest: int32[2 C], a hash table of the last positions of all grams, or -1.
+    """
+
+    def __init__(self, gram: int, seed: int) -> None:
+        self.gram = gram
+        self.seed = seed
+        self.size = 0
+        self._allocate(_FIRST_CAPACITY)
+
+    def _allocate(self, capacity: int) -> None:
+        self.tokens = np.full(capacity, _BORDER, np.int32)
+        self.previous = np.full(capacity, -1, np.int32)
+        self.newest = np.full(2 * capacity, -1, np.int32)
+
+    def extend(self, tokens: Int32s) -> None:
+        """Adds tokens and links their positions; all anew when the arrays double."""
+        start, end = self.size, self.size + len(tokens)
+        if end >= len(self.tokens):
+            old = self.tokens
+            self._allocate(1 << end.bit_length())
+            self.tokens[:start] = old[:start]
+            linked = 0
+        else:
+            linked = start
+        self.tokens[start:end] = tokens
+        self.tokens[end] = _BORDER
+        _link(self.tokens, self.previous, self.newest, linked, end, self.gram, self.seed)
+        self.size = end
+
+    def lookup(self, settings: RetrievalConfig, hits: Int32s) -> Continuations:
+        """The trie below the newest token; ``hits`` int32[H] is scratch and limits their number."""
+        matched, total = _hits(
+            self.tokens,
+            self.previous,
+            self.size,
+            settings.suffix_max,
+            settings.depth,
+            hits,
+        )
+        if matched < self.gram:
+            return Continuations.none()
+        table = np.array([[address(self.tokens), address(hits), total]], np.int64)
+        bounds = np.array([[0, total]], np.int64)
+        found, _ = expand(table, bounds, 0, settings.depth, settings.nodes)
+        return Continuations(found[0], found[1], found[2], total, matched)
+
+
+@compiled
+def _link(
+    tokens: Int32s,
+    previous: Int32s,
+    newest: Int32s,
+    start: int,
+    end: int,
+    gram: int,
+    seed: int,
+) -> None:
+    """Enters the positions [start, end) into the chains."""
+    mask = len(newest) - 1
+    for position in range(max(start, gram - 1), end):
+        mixed = np.uint64(seed)
+        for i in range(gram):
+            mixed = (mixed ^ np.uint64(tokens[position - i])) * np.uint64(0x9E3779B97F4A7C15)
+            mixed ^= mixed >> np.uint64(32)
+        slot = np.int64(mixed) & mask
+        while newest[slot] >= 0 and _common(tokens, newest[slot], position, gram) < gram:
+            slot = (slot + 1) & mask
+        previous[position] = newest[slot]
+        newest[slot] = position
+
+
+@compiled
+def _common(tokens: Int32s, one: int, other: int, limit: int) -> int:
+    """How many tokens up to the positions ``one`` < ``other`` agree, counted to ``limit``."""
+    length = 0
+    limit = min(limit, one + 1)
+    while length < limit and tokens[one - length] == tokens[other - length]:
+        length += 1
+    return length
+
+
+@compiled
+def _hits(
+    tokens: Int32s,
+    previous: Int32s,
+    size: int,
+    longest: int,
+    depth: int,
+    hits: Int32s,
+) -> tuple[int, int]:
+    """Where the longest suffix went on before, most recent first until ``hits`` is full.
+
+    They are then sorted by what follows, like a range of a suffix array.
+
+    Returns:
+        Its length, and how many hits.
+    """
+    matched, total = 0, 0
+    position = previous[size - 1] if size else -1
+    while position >= 0 and not (matched == longest and total == len(hits)):
+        length = _common(tokens, position, size - 1, longest)
+        if length > matched:
+            matched, total = length, 0
+        if length == matched and total < len(hits):
+            at = total
+            while at > 0 and _after(tokens, hits[at - 1], position + 1, depth):
+                hits[at] = hits[at - 1]
+                at -= 1
+            hits[at] = position + 1
+            total += 1
+        position = previous[position]
+    return matched, total
+
+
+@compiled
+def _after(tokens: Int32s, one: int, other: int, depth: int) -> bool:
+    """Whether the tokens from ``one`` sort behind those from ``other``; the border sorts last."""
+    for i in range(depth):
+        if tokens[one + i] != tokens[other + i]:
+            return bool(np.uint32(tokens[one + i]) > np.uint32(tokens[other + i]))
+        if tokens[one + i] == -1:
+            break
+    return False

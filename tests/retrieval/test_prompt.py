@@ -1,0 +1,87 @@
+"""Prompt lookup against the text read from end to end."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rasd.config import RetrievalConfig
+from rasd.retrieval.prompt import MAX_HITS, PromptRetriever
+from rasd.stages import RetrieveQuery, RetrieveRequest
+from rasd.tree import Continuations
+from tests.retrieval import brute
+from tests.retrieval.test_search import SETTINGS
+
+EMPTY = np.zeros(0, np.int32)
+
+
+def lookup(retriever: PromptRetriever, sequence: int = 0) -> Continuations:
+    request = RetrieveRequest(7, [RetrieveQuery(sequence, EMPTY, ())])
+    reply = retriever.retrieve(request).wait(0)
+    assert (reply.step, reply.partial) == (7, False)
+    return reply.found[0]
+
+
+@given(
+    parts=st.lists(st.lists(st.integers(0, 2), max_size=30), max_size=12),
+    settings=SETTINGS,
+)
+def test_is_exact_after_every_observation(
+    parts: list[list[int]], settings: RetrievalConfig
+) -> None:
+    retriever = PromptRetriever(settings)
+    text: list[int] = []
+    for part in parts:
+        text += part
+        retriever.observe(0, np.asarray(part, np.int32))
+        wanted = brute.prompt_lookup(text, settings, MAX_HITS)
+        assert brute.as_lists(lookup(retriever)) == brute.as_lists(wanted)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    size=st.integers(200, 1200),
+    ids=st.integers(1, 4),
+    settings=SETTINGS,
+)
+def test_only_the_most_recent_hits_count(
+    seed: int, size: int, ids: int, settings: RetrievalConfig
+) -> None:
+    """Long enough that the arrays double and more than `MAX_HITS` places match."""
+    tokens = np.random.default_rng(seed).integers(0, ids, size).astype(np.int32)
+    retriever = PromptRetriever(settings)
+    retriever.observe(0, tokens[:190])
+    for token in tokens[190:]:
+        retriever.observe(0, token.reshape(1))
+    wanted = brute.prompt_lookup(tokens.tolist(), settings, MAX_HITS)
+    assert brute.as_lists(lookup(retriever)) == brute.as_lists(wanted)
+
+
+def test_a_text_that_repeats_itself_goes_on_repeating() -> None:
+    retriever = PromptRetriever(RetrievalConfig(suffix_max=4, depth=3))
+    retriever.observe(0, np.array([5, 5, 5, 5], np.int32))
+    found = lookup(retriever)
+    assert (found.tokens.tolist(), found.counts.tolist()) == ([5], [1])
+    assert (found.total, found.match_length) == (1, 3)
+
+
+def test_sequences_are_apart_and_forgotten() -> None:
+    retriever = PromptRetriever(RetrievalConfig())
+    retriever.observe(1, np.array([1, 2, 3, 1, 2], np.int32))
+    retriever.observe(2, np.array([1, 2], np.int32))
+    assert lookup(retriever, 1).tokens.tolist() == [3, 1, 2]
+    assert len(lookup(retriever, 2)) == len(lookup(retriever, 3)) == 0
+    retriever.release(1)
+    retriever.release(9)
+    assert len(lookup(retriever, 1)) == 0
+    retriever.observe(1, np.array([7], np.int32))
+    assert len(lookup(retriever, 1)) == 0
+    retriever.close()
+
+
+def test_ids_above_16_bits() -> None:
+    retriever = PromptRetriever(RetrievalConfig(suffix_min=1))
+    high = 2**31 - 2
+    retriever.observe(0, np.array([high, high - 65_536, 7, high], np.int32))
+    assert lookup(retriever).tokens.tolist() == [high - 65_536, 7, high]

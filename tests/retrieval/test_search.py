@@ -1,0 +1,100 @@
+"""Segments searched as one, against every document read from end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rasd.config import RetrievalConfig
+from rasd.retrieval.search import Index
+from rasd.retrieval.segment import Segment, open_segment, write_segment
+from tests.retrieval import brute
+
+SETTINGS = st.builds(
+    RetrievalConfig,
+    suffix_max=st.integers(1, 6),
+    suffix_min=st.integers(1, 3),
+    depth=st.integers(1, 6),
+    nodes=st.integers(1, 40),
+)
+
+
+def documents(largest: int) -> st.SearchStrategy[list[list[int]]]:
+    """Some short texts; a small ``largest`` id repeats itself much."""
+    return st.lists(st.lists(st.integers(0, largest), max_size=40), min_size=1, max_size=6)
+
+
+def build(path: Path, texts: list[list[int]], vocabulary: int) -> Segment:
+    arrays = [np.asarray(text, np.int64) for text in texts]
+    write_segment(path, arrays, vocabulary=vocabulary, tokenizer_hash="t")
+    return open_segment(path, vocabulary=vocabulary, tokenizer_hash="t")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("segments")
+
+
+@given(
+    parts=st.lists(documents(3), min_size=1, max_size=4),
+    tail=st.lists(st.integers(-1, 3), max_size=8),
+    settings=SETTINGS,
+)
+def test_is_exact_over_all_segments(
+    path: Path, parts: list[list[list[int]]], tail: list[int], settings: RetrievalConfig
+) -> None:
+    index = Index(build(path / f"{i}.seg", part, 4) for i, part in enumerate(parts))
+    found = index.search(np.asarray(tail, np.int32), settings)
+    wanted = brute.search([text for part in parts for text in part], tail, settings)
+    assert brute.as_lists(found) == brute.as_lists(wanted)
+
+
+@given(
+    texts=documents(1),
+    at=st.integers(0, 39),
+    settings=SETTINGS,
+    scale=st.sampled_from([1, 65_536, 2**31 - 3]),
+)
+def test_large_ids(
+    path: Path, texts: list[list[int]], at: int, settings: RetrievalConfig, scale: int
+) -> None:
+    """Tails out of a document, with ids that do not fit 16 bits, up to the largest there is."""
+    texts = [[token * scale for token in text] for text in texts]
+    tail = texts[0][: at + 1]
+    found = Index([build(path / "large.seg", texts, scale + 1)]).search(
+        np.asarray(tail, np.int32), settings
+    )
+    assert brute.as_lists(found) == brute.as_lists(brute.search(texts, tail, settings))
+
+
+def test_many_different_tokens_behind_one(path: Path, seed: int) -> None:
+    """More gaps than the frontier starts with; Zipf's law, as in text."""
+    rng = np.random.default_rng(seed)
+    words = np.minimum(rng.zipf(1.3, 20_000), 5_000)
+    text = np.stack([np.zeros_like(words), words], axis=1).ravel().tolist()
+    settings = RetrievalConfig(suffix_min=1, depth=1, nodes=256)
+    found = Index([build(path / "zipf.seg", [text], 5_001)]).search(np.zeros(1, np.int32), settings)
+    assert found.total == 20_000
+    assert brute.same(found, brute.search([text], [0], settings))
+
+
+def test_does_not_cross_into_the_next_document(path: Path) -> None:
+    index = Index([build(path / "border.seg", [[1, 2], [3, 4], [1, 2, 5]], 6)])
+    settings = RetrievalConfig(suffix_min=1)
+    found = index.search(np.array([1, 2], np.int32), settings)
+    assert (found.tokens.tolist(), found.total, found.match_length) == ([5], 2, 2)
+    assert len(index.search(np.array([2, 3], np.int32), settings)) == 1  # matches the 3 alone
+    assert len(index.search(np.array([4], np.int32), settings)) == 0
+
+
+def test_nothing_to_search(path: Path) -> None:
+    settings = RetrievalConfig()
+    tail = np.array([1, 2], np.int32)
+    assert len(Index([]).search(tail, settings)) == 0
+    assert len(Index([build(path / "empty.seg", [[]], 4)]).search(tail, settings)) == 0
+    one = build(path / "one.seg", [[1]], 4)
+    assert len(Index([one]).search(np.zeros(0, np.int32), settings)) == 0
