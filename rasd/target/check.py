@@ -1,0 +1,44 @@
+"""Whether a `Work` can be run, before anything is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rasd.stages import TargetInfo, Work
+from rasd.tree import depths
+
+
+def fault_of(work: Work, length: int, info: TargetInfo) -> str:
+    """Why this work cannot run; empty if it can.
+
+    Args:
+        length: slots its sequence has already.
+    """
+    nodes = len(work.tokens)
+    if nodes == 0 or len(work.parents) != nodes or not 1 <= work.decided <= nodes:
+        return f"{nodes} tokens, {len(work.parents)} parents, {work.decided} of them decided"
+    wrong = (work.tokens < 0) | (work.tokens >= info.vocabulary)
+    if wrong.any():
+        return f"token {int(work.tokens[wrong][0])} is not in the vocabulary of {info.vocabulary}"
+    if not _is_tree(work):
+        return "the decided nodes must be a chain, and the others hang from its end"
+    reach = length + int(depths(work.parents).max()) + 1
+    if reach > info.max_positions:
+        return f"the model has {info.max_positions} positions; this step needs {reach}"
+    return ""
+
+
+def _is_tree(work: Work) -> bool:
+    order = np.arange(len(work.parents))
+    chain = work.parents[: work.decided] == order[: work.decided] - 1
+    below = work.parents[work.decided :]
+    hangs = (below >= work.decided - 1) & (below < order[work.decided :])
+    return bool(chain.all() and hangs.all())
+
+
+def fault_of_bias(bias: Sequence[int], vocabulary: int) -> str:
+    """Why a request's logit_bias cannot be applied; empty if it can."""
+    beyond = [token for token in bias if token >= vocabulary]
+    return f"logit_bias names token {beyond[0]} of {vocabulary}" if beyond else ""

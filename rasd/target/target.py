@@ -1,0 +1,232 @@
+"""The target in this process: one forward over all trees, one walk per tree."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rasd.config import TargetConfig
+from rasd.kv import PagedCache
+from rasd.sampling import Draws
+from rasd.stages import (
+    Admission,
+    Features,
+    FeatureSink,
+    Ready,
+    TargetInfo,
+    Verified,
+    VerifyReply,
+    VerifyRequest,
+    Work,
+)
+from rasd.target.check import fault_of, fault_of_bias
+from rasd.target.load import LoadedModel, load_model
+from rasd.target.ranks import Ranks
+from rasd.target.runner import Outputs, Runner
+from rasd.verify import Walk, walk
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """An admitted sequence. ``fault`` is why it cannot run at all."""
+
+    draws: Draws
+    features: bool
+    fault: str
+
+
+class LocalTarget:
+    """A `Target` whose model runs here. Under tensor parallelism, one of its ranks.
+
+    Owns the model, the cache and every sequence's drawing state.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, config: TargetConfig, features: FeatureSink | None = None
+    ) -> None:
+        proven = loaded.proven
+        self.model = loaded.model
+        self.cache = PagedCache(
+            proven.specs, config.kv_slots, config.page_size, proven.dtype, loaded.device
+        )
+        self._runner = Runner(loaded.model, self.cache, loaded.device)
+        self._ranks = Ranks(loaded.device, config.tensor_parallel)
+        self._sink = features if self._ranks.first else None
+        self._threads = config.threads
+        self._device = loaded.device
+        self._sequences: dict[int, _Sequence] = {}
+        self._info = TargetInfo(
+            vocabulary=proven.vocabulary,
+            max_positions=loaded.max_positions,
+            kv_slots=self.cache.pool.pages * config.page_size,
+            page_size=config.page_size,
+            feature_size=proven.feature_size,
+        )
+
+    @classmethod
+    def load(cls, config: TargetConfig, *, features: FeatureSink | None = None) -> LocalTarget:
+        """Loads a model; see `load_model` for what may fail.
+
+        Args:
+            features: takes the hidden states of sequences admitted with ``features``.
+        """
+        torch.set_num_threads(config.threads)
+        return cls(load_model(config), config, features)
+
+    @property
+    def info(self) -> TargetInfo:
+        return self._info
+
+    def close(self) -> None:
+        """Frees all sequences and takes our hook off the model."""
+        self._release(list(self._sequences))
+        self._runner.close()
+
+    @torch.inference_mode()
+    def verify(self, request: VerifyRequest) -> Ready[VerifyReply]:
+        """Runs one step.
+
+        Raises:
+            KVExhausted: the work does not fit. Releases and admissions are done, no work is.
+        """
+        if torch.get_num_threads() != self._threads:  # a drafter may share the process
+            torch.set_num_threads(self._threads)
+        self._release(request.release)
+        for admission in request.admit:
+            self._admit(admission)
+        faults = self._faults(request.work)
+        works = [work for work, fault in zip(request.work, faults, strict=True) if not fault]
+        began = time.perf_counter()
+        outputs = self._runner.forward(works) if works else None
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        forwarded = time.perf_counter()
+        walks = iter(self._settle(works, outputs) if outputs else [])
+        results = [
+            _failed(work, fault) if fault else _result(work, next(walks))
+            for work, fault in zip(request.work, faults, strict=True)
+        ]
+        walked = time.perf_counter()
+        return Ready(VerifyReply(request.step, results, forwarded - began, walked - forwarded))
+
+    # --- sequences --------------------------------------------------------------------------
+
+    def _release(self, sequences: Sequence[int]) -> None:
+        for sequence in sequences:
+            self.cache.close(sequence)
+            self._sequences.pop(sequence, None)
+
+    def _admit(self, admission: Admission) -> None:
+        """A sequence that cannot run says so at its first work: admissions have no answer."""
+        fault = fault_of_bias(list(admission.params.logit_bias), self._info.vocabulary)
+        if admission.sequence in self._sequences:
+            fault = f"sequence {admission.sequence} was admitted twice"
+        else:
+            self.cache.open(admission.sequence)
+        draws = Draws(
+            admission.params,
+            prompt=admission.prompt,
+            output=admission.output,
+            choice=admission.choice,
+        )
+        self._sequences[admission.sequence] = _Sequence(draws, admission.features, fault)
+
+    def _faults(self, works: Sequence[Work]) -> list[str]:
+        """Why each work cannot run; empty where it can."""
+        faults: list[str] = []
+        seen: set[int] = set()
+        for work in works:
+            state = self._sequences.get(work.sequence)
+            if state is None:
+                faults.append(f"sequence {work.sequence} is unknown to the target")
+            elif work.sequence in seen:
+                faults.append(f"sequence {work.sequence} has two works in one step")
+            else:
+                length = self.cache.length(work.sequence)
+                faults.append(state.fault or fault_of(work, length, self._info))
+            seen.add(work.sequence)
+        return faults
+
+    # --- after the forward ------------------------------------------------------------------
+
+    def _settle(self, works: Sequence[Work], outputs: Outputs) -> list[Walk | str]:
+        """Walks every tree, keeps the accepted nodes, and sends their features."""
+        walks = [
+            self._walk(work, rows) if self._ranks.first else ""
+            for work, rows in zip(works, outputs.logits, strict=True)
+        ]
+        walks = _agree(self._ranks, works, walks)
+        kept = {
+            work.sequence: [] if isinstance(walk, str) else [*range(work.decided), *walk.path]
+            for work, walk in zip(works, walks, strict=True)
+        }
+        if self._sink is not None:
+            self._send(self._sink, works, kept, outputs)
+        self.cache.commit_all(kept)
+        return walks
+
+    def _walk(self, work: Work, logits: Tensor) -> Walk | str:
+        if not work.draw:
+            return Walk([], [], [])
+        try:
+            return walk(logits, work, self._sequences[work.sequence].draws)
+        except Exception as error:  # a fault of one sequence must not end the others
+            _log.exception("walk of sequence %d failed", work.sequence)
+            return f"drawing failed: {type(error).__name__}: {error}"
+
+    def _send(
+        self, sink: FeatureSink, works: Sequence[Work], kept: dict[int, list[int]], outputs: Outputs
+    ) -> None:
+        """Hidden states of decided and accepted nodes; before the commit moves lengths on."""
+        for work, start in zip(works, outputs.starts, strict=True):
+            nodes = kept[work.sequence]
+            if not self._sequences[work.sequence].features or not nodes:
+                continue
+            rows = outputs.hidden[[start + node for node in nodes]].cpu()
+            if rows.dtype == torch.bfloat16:
+                array = rows.view(torch.uint16).numpy()
+            else:
+                array = rows.float().numpy()
+            sink.put(Features(work.sequence, self.cache.length(work.sequence), array))
+
+
+def _agree(ranks: Ranks, works: Sequence[Work], walks: list[Walk | str]) -> list[Walk | str]:
+    """The walks of the first rank; the others get to know paths and faults, not tokens."""
+    width = max(len(work.tokens) - work.decided for work in works) + 1
+    sent = np.zeros((len(works), width), np.int64)
+    for row, outcome in zip(sent, walks, strict=True):
+        if isinstance(outcome, str):
+            row[0] = -1
+        else:
+            row[: len(outcome.path) + 1] = [len(outcome.path), *outcome.path]
+    agreed = ranks.agree(sent)
+    if ranks.first:
+        return walks
+    return [
+        Walk(row[1 : 1 + row[0]].tolist(), [], []) if row[0] >= 0 else "failed on rank 0"
+        for row in agreed
+    ]
+
+
+def _result(work: Work, outcome: Walk | str) -> Verified:
+    if isinstance(outcome, str):
+        return _failed(work, outcome)
+    return Verified(
+        work.sequence,
+        np.asarray(outcome.path, np.int32),
+        np.asarray(outcome.tokens, np.int32),
+        outcome.logprobs,
+    )
+
+
+def _failed(work: Work, fault: str) -> Verified:
+    empty = np.zeros(0, np.int32)
+    return Verified(work.sequence, empty, empty, error=fault)
