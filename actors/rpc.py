@@ -86,11 +86,11 @@ class Server:
         self.refused = 0
 
     def also_read(self, socket: zmq.Socket[Any], reader: Callable[[], None]) -> None:
-        """Calls ``reader`` in the serving thread when ``socket`` can be read. Before `serve`."""
+        """Calls ``reader`` in the serving thread when ``socket`` can be read, and owns it. Before `serve`."""
         self._readers[socket] = reader
 
     def serve(self) -> None:
-        """Answers until `stop`; then closes the socket."""
+        """Answers until `stop`; then closes its sockets."""
         poller = zmq.Poller()
         for socket in self._readers:
             poller.register(socket, zmq.POLLIN)
@@ -99,7 +99,8 @@ class Server:
                 for socket, _ in poller.poll(STOP_POLL_MS):
                     self._readers[socket]()
         finally:
-            self._socket.close()
+            for socket in self._readers:
+                socket.close()
 
     def stop(self) -> None:
         """Ends `serve` within `STOP_POLL_MS`, or when the running handler is done."""
@@ -162,7 +163,10 @@ class Client:
             StageUnavailable: the connection is gone, or a thousand requests are unsent.
             WireError: the message cannot cross.
         """
-        body = encode(message)
+        return self.send(encode(message), answer)
+
+    def send(self, body: bytes | bytearray, answer: type[A]) -> Call[A]:
+        """`call` for a message that is encoded already, because several peers get it."""
         take_in([self], 0)
         self.check()
         call = Call(self, answer)

@@ -54,6 +54,16 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Reset:
+    """To a stage: whoever asked before is gone; forget its sequences."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The answer where nothing is to be said."""
+
+
+@dataclass(frozen=True, slots=True)
 class Submit:
     """Router to engine: generate this."""
 
@@ -77,6 +87,8 @@ class Step:
 
 MESSAGES: Final[tuple[type, ...]] = (
     Failure,
+    Reset,
+    Done,
     VerifyRequest,
     VerifyReply,
     DraftRequest,

@@ -20,8 +20,7 @@ from actors import rpc
 from actors.rpc import Client, Server, take_in
 from rasd.errors import KVExhausted, StageTimeout, StageUnavailable, WireError
 from rasd.stages import DraftReply, DraftRequest, Features, RetrieveRequest
-
-SECRET = b"s" * 32
+from tests.actors.threads import HOST, SECRET, served
 
 
 def echo(request: DraftRequest) -> DraftReply:
@@ -29,19 +28,10 @@ def echo(request: DraftRequest) -> DraftReply:
 
 
 @contextmanager
-def serving(
-    handler: Callable[[DraftRequest], object | None] = echo,
-    fatal: Callable[[Exception], bool] = lambda error: False,
-) -> Iterator[Server]:
-    server = Server("127.0.0.1", SECRET, {DraftRequest: handler}, fatal=fatal)
-    thread = threading.Thread(target=server.serve, daemon=True)
-    thread.start()
-    try:
+def serving(handler: Callable[[DraftRequest], object | None] = echo) -> Iterator[Server]:
+    server = Server(HOST, SECRET, {DraftRequest: handler})
+    with served(server):
         yield server
-    finally:
-        server.stop()
-        thread.join(10)
-        assert not thread.is_alive()
 
 
 @contextmanager
@@ -103,7 +93,7 @@ def test_a_fatal_error_is_replied_and_ends_the_server() -> None:
     def faulty(request: DraftRequest) -> DraftReply:
         raise ZeroDivisionError
 
-    server = Server("127.0.0.1", SECRET, {DraftRequest: faulty}, fatal=lambda error: True)
+    server = Server(HOST, SECRET, {DraftRequest: faulty}, fatal=lambda error: True)
     raised: list[Exception] = []
 
     def serve() -> None:
@@ -145,7 +135,7 @@ def test_without_the_secret_nothing_is_answered() -> None:
 
 def test_a_client_does_not_believe_a_peer_without_the_secret() -> None:
     socket = rpc.open_socket(zmq.ROUTER)
-    client = Client(rpc.bind(socket, "127.0.0.1"), SECRET)
+    client = Client(rpc.bind(socket, HOST), SECRET)
     call = ask(client, 1)
     peer, _, number, _ = socket.recv_multipart()
     socket.send_multipart([peer, b"t" * 32, number, bytes(rpc.encode(DraftReply(1, [])))])
@@ -195,7 +185,7 @@ def _serve_process(pipe: Connection) -> None:
     def answer(request: DraftRequest) -> DraftReply | None:
         return echo(request) if request.step >= 0 else None
 
-    server = Server("127.0.0.1", SECRET, {DraftRequest: answer})
+    server = Server(HOST, SECRET, {DraftRequest: answer})
     pipe.send(server.address)
     server.serve()
 
@@ -256,7 +246,7 @@ def test_a_frozen_peer_is_given_up(
 
 def test_nobody_at_the_address_is_noticed() -> None:
     socket = rpc.open_socket(zmq.ROUTER)
-    address = rpc.bind(socket, "127.0.0.1")
+    address = rpc.bind(socket, HOST)
     socket.close()
     client = Client(address, SECRET)
     with pytest.raises(StageUnavailable):
