@@ -86,7 +86,7 @@ class Server:
         self.refused = 0
 
     def also_read(self, socket: zmq.Socket[Any], reader: Callable[[], None]) -> None:
-        """Calls ``reader`` in the serving thread when ``socket`` can be read, and owns it. Before `serve`."""
+        """Owns ``socket`` too: calls ``reader`` in the serving thread when it can be read."""
         self._readers[socket] = reader
 
     def serve(self) -> None:
@@ -188,6 +188,7 @@ class Client:
         if not self._socket.closed:
             self._gone = "closed"
             self._socket.disable_monitor()
+            self._monitor.close()
             self._socket.close()
 
     @property
