@@ -27,14 +27,16 @@ def load_generated(
     *,
     held_out: bool,
 ) -> Tensor:
-    """int32[>= tokens] of prompts of one side of the split and the target's continuations.
+    """int32[n], about `tokens` long: prompts of one side of the split, and how the target goes on.
 
-    Written once into `directory` and read from there afterwards.
+    Written once into `directory` and read from there afterwards. Held-out text is all greedy, so
+    that agreement measured on it is exactly what greedy drafting meets.
     """
     path = directory / f"generated-{'out' if held_out else 'in'}.safetensors"
     if not path.exists():
         directory.mkdir(parents=True, exist_ok=True)
-        written = generate(target, prompts(tokenizer, held_out=held_out), tokens)
+        asked = prompts(tokenizer, held_out=held_out)
+        written = generate(target, asked, tokens, drawn=not held_out)
         save_file({"tokens": written}, path.with_suffix(".partial"))
         os.replace(path.with_suffix(".partial"), path)
     stream: Tensor = load_file(path)["tokens"]
@@ -56,10 +58,12 @@ def prompts(tokenizer: PreTrainedTokenizerFast, *, held_out: bool) -> list[list[
 
 
 @torch.inference_mode()
-def generate(target: LlamaForCausalLM, asked: list[list[int]], tokens: int) -> Tensor:
+def generate(
+    target: LlamaForCausalLM, asked: list[list[int]], tokens: int, *, drawn: bool
+) -> Tensor:
     """int32[n]: prompts with the target's answers, until `tokens` or the prompts are used up.
 
-    Every other batch is greedy, the rest is drawn at temperature 1, the two ways it is served.
+    Greedy; with `drawn`, every other batch at temperature 1, the two ways a target is mostly used.
     """
     torch.manual_seed(0)
     written: list[int] = []
@@ -70,7 +74,7 @@ def generate(target: LlamaForCausalLM, asked: list[list[int]], tokens: int) -> T
         rows = target.generate(
             torch.tensor(batch),
             attention_mask=torch.ones(len(batch), len(batch[0]), dtype=torch.long),
-            **({"do_sample": True, "top_k": 0} if number % 2 else {"do_sample": False}),
+            **({"do_sample": True, "top_k": 0} if drawn and number % 2 else {"do_sample": False}),
             max_new_tokens=NEW_TOKENS,
             pad_token_id=end,
         )

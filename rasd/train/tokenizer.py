@@ -76,6 +76,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> PreTr
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
     """Write `tokenizer.json` and `tokenizer_config.json`, the chat template inside the latter."""
+    for key in ("is_local", "local_files_only"):  # how it was loaded here is nobody's business
+        tokenizer.init_kwargs.pop(key, None)
     tokenizer.save_pretrained(directory, save_jinja_files=False)
 
 

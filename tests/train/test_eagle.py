@@ -76,6 +76,6 @@ def test_head_learns_and_target_does_not() -> None:
 
 
 def test_generated_text_ends_once() -> None:
-    stream = generate(tiny_target(), [[0, 5], [0, 6], [0, 7, 8]], 10**6).tolist()
+    stream = generate(tiny_target(), [[0, 5], [0, 6], [0, 7, 8]], 10**6, drawn=True).tolist()
     assert stream.count(0) >= 3
     assert all(stream[i : i + 2] != [1, 1] for i in range(len(stream)))
