@@ -47,10 +47,10 @@ def load_model(config: TargetConfig) -> LoadedModel:
     _check_ranks(config.tensor_parallel)
     settings = _read_config(config)
     windows = check_config(settings)
-    limit = _max_positions(settings, config)
     model = _read_weights(config, settings)
     device = torch.device(model.device)
-    return LoadedModel(model, prove(model, windows, device), device, limit)
+    proven = prove(model, windows, device)
+    return LoadedModel(model, proven, device, _max_positions(settings, config))
 
 
 def _check_ranks(wanted: int) -> None:
@@ -86,6 +86,7 @@ def _read_weights(config: TargetConfig, settings: Any) -> Any:
             attn_implementation=ATTENTION,
             trust_remote_code=False,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # reported, and refused below by name
             output_loading_info=True,
             **placement,
         )
@@ -102,6 +103,10 @@ def _loading_error(name: str, error: Exception) -> ModelError:
     text = " ".join(str(error).split()) or type(error).__name__
     if "trust_remote_code" in text:
         return UnsupportedModel(f"{name} needs code of its own, which is never run")
+    if isinstance(error, KeyError) and ATTENTION in text:
+        return UnsupportedModel(
+            f"{name}: its attention does not go through transformers' interface"
+        )
     if "Unrecognized configuration class" in text:
         return UnsupportedModel(f"{name} is not a causal language model")
     return ModelError(f"cannot load {name}: {text}")

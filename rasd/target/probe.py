@@ -21,8 +21,8 @@ from rasd.stages import Work
 from rasd.target.runner import Runner
 from rasd.tree import Int32s
 
-_TEXT: Final = 7  # tokens; the first four become the context of the tree
 _CONTEXT: Final = 4
+_TEXT: Final = _CONTEXT + 3  # tokens; what follows the context becomes a path of the tree
 # Relative L2 error per row. Half precision rounds, and may turn a near tie between experts.
 _TOLERANCE: Final = {torch.float32: 1e-3}
 _HALF_TOLERANCE: Final = 0.2
@@ -92,6 +92,8 @@ def _plain(
 ) -> tuple[dict[int, tuple[Tensor, Tensor]], Tensor]:
     """Keys and values by layer, and logits [T, V], of a forward without anything of ours."""
     model.set_attn_implementation("eager")
+    if model.config._attn_implementation != "eager":
+        raise UnsupportedModel("its attention does not go through transformers' interface")
     cache = _Recorder(model.config)
     ids = torch.from_numpy(text).long()[None].to(device)
     logits = model(input_ids=ids, past_key_values=cache, use_cache=True).logits
@@ -124,7 +126,7 @@ def _describe(
 
 def _ours(model: Any, proven: Proven, text: Int32s, device: torch.device) -> Tensor:
     """Logits [T, V] of the text: a chunk and, behind it, a path through a tree."""
-    cache = PagedCache(proven.specs, 16, 4, proven.dtype, device)
+    cache = PagedCache(proven.specs, 64, 4, proven.dtype, device)
     cache.open(0)
     runner = Runner(model, cache, device)
     try:
@@ -133,7 +135,8 @@ def _ours(model: Any, proven: Proven, text: Int32s, device: torch.device) -> Ten
         _check_layers(chunk.attended, len(proven.specs))
         cache.commit(0, list(range(_CONTEXT)))
         # Nodes 1 and 4 are beside the text, which must not see them.
-        tokens = np.asarray([text[4], text[0], text[5], text[6], text[1]], np.int32)
+        root, child, leaf = text[_CONTEXT:]
+        tokens = np.asarray([root, text[0], child, leaf, text[1]], np.int32)
         parents = np.asarray([-1, 0, 0, 2, 1], np.int32)
         tree = runner.forward([Work(0, tokens, parents, 1, True)])
     finally:
@@ -146,8 +149,8 @@ def _ours(model: Any, proven: Proven, text: Int32s, device: torch.device) -> Ten
 def _check_layers(attended: list[int], layers: int) -> None:
     if sorted(attended) != list(range(layers)):
         raise UnsupportedModel(
-            f"{layers} layers kept keys, and layers {attended} attended through transformers' "
-            "attention interface"
+            f"{layers} layers keep keys; those that attend through transformers' interface are "
+            f"{attended}"
         )
 
 

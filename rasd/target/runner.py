@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from rasd.kv import PLAN_ARGUMENT, Append, PagedCache
 from rasd.stages import Work
@@ -44,8 +45,11 @@ class Runner:
     def __init__(self, model: Any, cache: PagedCache, device: torch.device) -> None:
         self._model, self._cache, self._device = model, cache, device
         self._hidden: list[Tensor] = []
-        # The alternative, output_hidden_states, would hook and keep every layer.
-        self._hook = model.base_model.register_forward_hook(
+        # The alternative, output_hidden_states, would hook and keep every layer. In some models
+        # the base is bypassed, in others the name get_decoder looks for is a plain layer.
+        decoder = model.get_decoder()
+        body = decoder if isinstance(decoder, PreTrainedModel) else model.base_model
+        self._hook = body.register_forward_hook(
             lambda module, inputs, output: self._hidden.append(output[0])
         )
 

@@ -26,9 +26,17 @@ def check_config(config: Any) -> list[int | None]:
         UnsupportedModel: the model needs what we do not have; by name.
     """
     text = config.get_text_config(decoder=True)
-    for missing in _unsupported(config, text):
-        raise UnsupportedModel(f"{config.model_type} models are not supported: {missing}")
-    return _windows(config.model_type, text)
+    try:
+        for reason in _unsupported(config, text):
+            raise UnsupportedModel(reason)
+        return _windows(text)
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"{config.model_type} models are not supported: {error}") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UnsupportedModel(
+            f"{config.model_type} models are not supported: their layers are not described in a "
+            f"way we know ({error})"
+        ) from error
 
 
 def _unsupported(config: Any, text: Any) -> list[str]:
@@ -58,18 +66,10 @@ def _rope_types(text: Any) -> list[str]:
     return [str(entry.get("rope_type", "default")) for entry in [parameters, *nested]]
 
 
-def _windows(model_type: str, text: Any) -> list[int | None]:
-    try:
-        kinds, arguments = get_layer_types_and_kwargs(text)
-    except AttributeError as error:
-        raise UnsupportedModel(
-            f"{model_type} models are not supported: no attention layers ({error})"
-        ) from error
+def _windows(text: Any) -> list[int | None]:
     windows: list[int | None] = []
-    for layer, (kind, given) in enumerate(zip(kinds, arguments, strict=True)):
+    for layer, (kind, given) in enumerate(zip(*get_layer_types_and_kwargs(text), strict=True)):
         if kind not in ("full_attention", "sliding_attention"):
-            raise UnsupportedModel(
-                f"{model_type} models are not supported: layer {layer} is of type {kind}"
-            )
+            raise UnsupportedModel(f"layer {layer} is of type {kind}")
         windows.append(given["sliding_window"] if kind == "sliding_attention" else None)
     return windows
