@@ -33,6 +33,13 @@ def address(array: NDArray[Any]) -> int:
     return int(array.__array_interface__["data"][0])
 
 
+def warm_up() -> None:
+    """Compiles, or loads what was compiled before; the first call is then as quick as others."""
+    table, bounds = np.zeros((0, 3), np.int64), np.zeros((0, 2), np.int64)
+    longest(table, np.zeros(0, np.int32), 1)
+    expand(table, bounds, 0, 1, 1)
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def _words(context: Any, address: Any) -> Any:
     """An address as a pointer to uint32."""

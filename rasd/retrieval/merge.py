@@ -25,7 +25,7 @@ def merge(answers: Sequence[Continuations], nodes: int) -> Continuations:
         return Continuations.none()
     if len(equals) == 1 and len(equals[0]) <= nodes:
         return equals[0]
-    total = min(sum(answer.total for answer in equals), _MAX_COUNT)
+    total = sum(answer.total for answer in equals)
     return _best_first(_unite(equals), nodes, total, length)
 
 

@@ -40,6 +40,7 @@ class PromptRetriever:
         self._hits = np.empty(MAX_HITS, np.int32)
         # Nobody can choose tokens that collide in a hash they do not know.
         self._seed = secrets.randbits(62) | 1
+        _warm_up(settings)
 
     def observe(self, sequence: int, tokens: Int32s) -> None:
         """Adds decided tokens int32[n]; takes time in proportion to ``n``."""
@@ -117,6 +118,13 @@ class _Text:
         bounds = np.array([[0, total]], np.int64)
         found, _ = expand(table, bounds, 0, settings.depth, settings.nodes)
         return Continuations(found[0], found[1], found[2], total, matched)
+
+
+def _warm_up(settings: RetrievalConfig) -> None:
+    """Compiles: a text with a hit runs all there is."""
+    text = _Text(settings.suffix_min, 1)
+    text.extend(np.zeros(settings.suffix_min + 1, np.int32))
+    text.lookup(settings, np.empty(1, np.int32))
 
 
 @compiled
