@@ -71,7 +71,7 @@ class World:
         )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Text:
     """A sequence whose future is fixed: a token and a feature per position."""
 
