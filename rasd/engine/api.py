@@ -7,16 +7,26 @@ the sequences, and turns tokens back into text.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
 
+from rasd.config import EngineConfig, RetrievalConfig, SpeculationConfig
 from rasd.params import SamplingParams
 from rasd.stages import Logprobs
 from rasd.tree import SOURCES, Int32s
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """The sections of the configuration that the engine reads."""
+
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    speculation: SpeculationConfig = field(default_factory=SpeculationConfig)
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +65,10 @@ class Statistics:
     accepted: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SOURCES, 0))
     preemptions: int = 0
 
+    def copy(self) -> Statistics:
+        """Totals that do not change any more."""
+        return replace(self, drafted=dict(self.drafted), accepted=dict(self.accepted))
+
     @property
     def acceptance_length(self) -> float:
         """Tokens gained per target forward, bonus included (tau, MAT); 0 before the first."""
@@ -66,11 +80,14 @@ class Output:
     """What one step brought to one sequence.
 
     Attributes:
-        tokens: the new tokens, in order; may be empty on the last output.
+        tokens: the new tokens, in order; may be empty on the last output. The token that ended
+            the sequence (end-of-sequence or one of ``stop_token_ids``) is the last one here, as
+            in vLLM, and counts; it is no part of the text. ``finish`` "stop" tells.
         sources: per token the bit set of sources that proposed it; 0 for the target's own draw.
         logprobs: per token where the parameters ask for it, else empty.
         finish: set exactly once, on the last output of the sequence.
         error: why it failed, when ``finish`` is "error".
+        error_code: the ``code`` of the error in `rasd.errors`, for whoever maps it to a status.
         statistics: totals so far; a copy.
     """
 
@@ -81,6 +98,7 @@ class Output:
     logprobs: list[Logprobs] = field(default_factory=list)
     finish: FinishReason | None = None
     error: str = ""
+    error_code: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,171 @@
+"""From what the sources propose to the tree that is verified. Pure; knows no stage.
+
+Nothing a source answers can do harm: `sound_draft` and `sound_continuations` refuse what is
+malformed before it is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from rasd.config import SpeculationConfig
+from rasd.params import MAX_NODES, Speculation
+from rasd.tree import (
+    CORPUS,
+    DRAFT,
+    PROMPT,
+    Continuations,
+    Draft,
+    DraftTree,
+    Float32s,
+    Int32s,
+    cut,
+    fuse,
+    prune,
+    score_continuations,
+    trim,
+)
+
+USES: Final[dict[Speculation, int]] = {
+    "off": 0,
+    "draft": DRAFT,
+    "prompt": PROMPT,
+    "corpus": CORPUS,
+    "rasd": DRAFT | PROMPT | CORPUS,
+}
+
+# Answers beyond these sizes would cost the step more than they can bring.
+_MAX_DRAFT: Final = 4 * MAX_NODES
+_MAX_FOUND: Final = 16 * MAX_NODES
+_MAX_TOP_K: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """What the sources have for one sequence in one step, checked; None where nothing came."""
+
+    draft: Draft | None = None
+    prompt: Continuations | None = None
+    corpus: Continuations | None = None
+
+
+def build_tree(
+    root: int,
+    proposals: Proposals,
+    config: SpeculationConfig,
+    *,
+    mode: Speculation,
+    nodes: int,
+    depth: int,
+) -> DraftTree:
+    """Scores what was retrieved, prunes it by the draft, fuses both and cuts to ``nodes``.
+
+    Without a draft the retrieved part is not pruned. Sources that ``mode`` does not use are
+    left out, and so are nodes deeper than ``depth``, which could never become text.
+    """
+    uses = USES[mode]
+    tree = DraftTree.root(root)
+    if nodes < 1 or depth < 1:
+        return tree
+    for found, source, doubt in (
+        (proposals.prompt, PROMPT, config.prompt_doubt),
+        (proposals.corpus, CORPUS, config.corpus_doubt),
+    ):
+        if found is not None and len(found) and uses & source:
+            scored = score_continuations(found, root, source, doubt=doubt)
+            tree = fuse(tree, scored) if len(tree) > 1 else scored
+    draft = proposals.draft
+    if draft is not None and uses & DRAFT:
+        pruned = prune(tree, draft, config.prune_top_k)
+        tree = fuse(draft.tree, pruned) if len(pruned) > 1 else draft.tree
+    return cut(trim(tree, depth), nodes)
+
+
+def sound_draft(draft: object, root: int, vocabulary: int) -> Draft | None:
+    """A draft that is safe to use, or None. Scores above the parent's are lowered to it."""
+    try:
+        if not isinstance(draft, Draft):
+            return None
+        tree, size = draft.tree, len(draft.tree)
+        rows = np.shape(draft.top_ids)
+        well_formed = (
+            1 <= size <= _MAX_DRAFT
+            and int(tree.tokens[0]) == root
+            and tree.parents[0] == -1
+            and _is_forest(tree.tokens[1:], tree.parents[1:] - 1, vocabulary)
+            and np.shape(tree.scores) == (size,)
+            and bool(((tree.scores >= 0) & (tree.scores <= 1)).all())  # false for NaN too
+            and len(rows) == 2
+            and rows == np.shape(draft.top_logprobs)
+            and rows[1] <= _MAX_TOP_K
+            and _ascends(draft.expanded, rows[0], size)
+        )
+        if not well_formed:
+            return None
+        sources = np.full(size, DRAFT, np.uint8)
+        sources[0] = 0
+        scores = _descending(tree.scores, tree.parents)
+        safe = DraftTree.of(tree.tokens, tree.parents, scores, sources)
+        return Draft(safe, draft.expanded, draft.top_ids, draft.top_logprobs)
+    except Exception:  # arrays that are no arrays fail in any way they like
+        return None
+
+
+def sound_continuations(found: object, vocabulary: int) -> Continuations | None:
+    """Continuations that are safe to use, or None."""
+    try:
+        if not isinstance(found, Continuations):
+            return None
+        if len(found) == 0:
+            return found
+        well_formed = (
+            len(found) <= _MAX_FOUND
+            and found.match_length >= 1
+            and found.total >= 1
+            and _is_forest(found.tokens, found.parents, vocabulary)
+            and np.shape(found.counts) == (len(found),)
+            and bool((found.counts >= 0).all())
+        )
+        return found if well_formed else None
+    except Exception:  # as above
+        return None
+
+
+def _is_forest(tokens: Int32s, parents: Int32s, vocabulary: int) -> bool:
+    """Whether every node hangs from an earlier one or -1, siblings differ, and tokens exist."""
+    size = len(tokens)
+    if size == 0:
+        return len(parents) == 0
+    if tokens.shape != (size,) or parents.shape != (size,):
+        return False
+    if tokens.dtype.kind != "i" or parents.dtype.kind != "i":
+        return False
+    if tokens.min() < 0 or tokens.max() >= vocabulary or parents.min() < -1:
+        return False
+    if not (parents < np.arange(size)).all():
+        return False
+    keys = parents.astype(np.int64) * vocabulary + tokens
+    return len(set(keys.tolist())) == size
+
+
+def _ascends(expanded: Int32s, rows: int, size: int) -> bool:
+    if len(expanded) != rows:
+        return False
+    if rows == 0:
+        return True
+    steps = np.diff(expanded)
+    return expanded[0] == 0 and expanded[-1] < size and bool((steps > 0).all())
+
+
+def _descending(scores: Float32s, parents: Int32s) -> Float32s:
+    """Scores with none above its parent's, which cutting relies on."""
+    if scores[0] == 1.0 and (scores[1:] <= scores[parents[1:]]).all():
+        return scores
+    lowered = scores.tolist()
+    lowered[0] = 1.0
+    for i, parent in enumerate(parents.tolist()[1:], start=1):
+        lowered[i] = min(lowered[i], lowered[parent])
+    return np.asarray(lowered, np.float32)

@@ -1,0 +1,48 @@
+"""Where the time of a step goes. Knows only names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+PARTS = ("verify", "forward", "walk", "draft", "prompt", "corpus", "fuse", "step")
+
+
+@dataclass(slots=True)
+class Timings:
+    """Cumulative seconds and counts.
+
+    ``verify`` is the wait for the target, of which ``forward`` and ``walk`` are what it says it
+    did; ``draft``, ``prompt`` and ``corpus`` the time that asking and waiting for them took,
+    ``fuse`` the building of trees, ``step`` everything.
+    """
+
+    clock: Callable[[], float]
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PARTS, 0))
+
+    def add(self, part: str, seconds: float, *, count: int = 1) -> None:
+        """Notes ``count`` occurrences; 0 for a part of one that is counted elsewhere."""
+        self.seconds[part] += seconds
+        self.counts[part] += count
+
+    @contextmanager
+    def measure(self, part: str, *, count: int = 1) -> Iterator[float]:
+        """Notes how long the block takes; gives the time at its start."""
+        start_s = self.clock()
+        try:
+            yield start_s
+        finally:
+            self.add(part, self.clock() - start_s, count=count)
+
+    @property
+    def retrieve_s(self) -> float:
+        """Seconds spent on retrieval of both kinds."""
+        return self.seconds["prompt"] + self.seconds["corpus"]
+
+    @property
+    def rest_s(self) -> float:
+        """Seconds of the engine that no part explains."""
+        parts = ("verify", "draft", "prompt", "corpus", "fuse")
+        return self.seconds["step"] - sum(self.seconds[part] for part in parts)
