@@ -55,41 +55,27 @@ def expand(
         levels: at least 1; ``step`` is called levels - 1 times.
         top_k: at most K.
     """
-    batch = len(features)
+    root = torch.full((len(features), 1), -1, device=features.device)
     ids, logprobs = distribution(features)
-    root = torch.full((batch, 1), -1, device=features.device)
-    tops = [(ids[:, None], logprobs[:, None])]
-    tokens, scores, parents = [ids[:, :top_k]], [logprobs[:, :top_k]], [root.expand(-1, top_k)]
-    expanded = [root]
-    # A beam: candidates, the nodes above them as step counts them, and those nodes' features.
-    beam = torch.arange(top_k, device=features.device).expand(batch, -1)
-    above, features = parents[0], features[:, None].expand(-1, top_k, -1)
-    beam_tokens, beam_scores = tokens[0], scores[0]
+    tokens, scores, above = ids[:, :top_k], logprobs[:, :top_k], root.expand(-1, top_k)
+    grown = [(tokens, scores, above, root, ids[:, None], logprobs[:, None])]
+    features = features[:, None].expand(-1, top_k, -1)
+    # The beam: candidates, with the nodes above them as step counts those, and their features.
+    beam = torch.arange(top_k, device=features.device).expand(len(features), -1)
     for level in range(levels - 1):
-        features = step(beam_tokens, features, above)
+        features = step(tokens, features, above)
         ids, logprobs = distribution(features)
-        totals = (beam_scores[..., None] + logprobs[..., :top_k]).flatten(1)
         below = ids[..., :top_k].flatten(1)
-        tops.append((ids, logprobs))
-        expanded.append(beam)
-        tokens.append(below)
-        scores.append(totals)
-        parents.append(beam.repeat_interleave(top_k, dim=1))
+        totals = (scores[..., None] + logprobs[..., :top_k]).flatten(1)
+        grown.append((below, totals, beam.repeat_interleave(top_k, 1), beam, ids, logprobs))
         # Sorted, not topk: among equals the earlier candidate goes first, always.
         best = totals.sort(dim=1, descending=True, stable=True).indices[:, :top_k]
+        tokens, scores = below.gather(1, best), totals.gather(1, best)
         owner = best // top_k
-        beam = best + top_k * (1 + level * top_k)
         above = owner + level * top_k
-        beam_tokens, beam_scores = below.gather(1, best), totals.gather(1, best)
-        features = features.gather(1, owner[..., None].expand(-1, -1, features.shape[-1]))
-    return Candidates(
-        _joined(tokens),
-        _joined(scores),
-        _joined(parents),
-        _joined(expanded),
-        _joined([ids for ids, _ in tops]),
-        _joined([logprobs for _, logprobs in tops]),
-    )
+        beam = best + (1 + level * top_k) * top_k
+        features = features.gather(1, owner[..., None].expand_as(features))
+    return Candidates(*(torch.cat(part, dim=1).cpu().numpy() for part in zip(*grown, strict=True)))
 
 
 def select(candidates: Candidates, row: int, root: int, nodes: int) -> Draft:
@@ -119,11 +105,6 @@ def select(candidates: Candidates, row: int, root: int, nodes: int) -> Draft:
         candidates.top_ids[row, known].astype(np.int32),
         candidates.top_logprobs[row, known],
     )
-
-
-def _joined(levels: list[Tensor]) -> NDArray[Any]:
-    joined: NDArray[Any] = torch.cat(levels, dim=1).cpu().numpy()
-    return joined
 
 
 def _after(first: int, rest: NDArray[Any]) -> Int32s:
