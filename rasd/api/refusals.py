@@ -44,7 +44,7 @@ def parse_body(kind: type[B], raw: dict[str, Any]) -> B:
         InvalidRequest: a value of the wrong type.
     """
     known = {key: value for key, value in raw.items() if key in kind.model_fields}
-    for key in raw.keys() - known.keys():
+    for key in (key for key in raw if key not in known):
         _refuse_unless_neutral(key, raw[key], choices=raw.get("n"))
     try:
         return kind.model_validate(known)

@@ -1,0 +1,85 @@
+"""A whole answer, put together from its pieces."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from rasd.api.choice import Piece
+from rasd.engine.api import Statistics
+from rasd.stages import Logprobs
+
+
+@dataclass(slots=True)
+class Choice:
+    """One finished choice; fields as in `Piece`."""
+
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[Logprobs] = field(default_factory=list)
+    finish: str | None = None
+    statistics: Statistics = field(default_factory=Statistics)
+
+    def add(self, piece: Piece) -> None:
+        """Appends what a step brought."""
+        self.text += piece.text
+        self.tokens += piece.tokens
+        self.logprobs += piece.logprobs
+        self.finish = piece.finish
+        self.statistics = piece.statistics
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """An answer: its choices, those of the first prompt first."""
+
+    choices: list[Choice]
+
+    @property
+    def text(self) -> str:
+        """The first choice's text."""
+        return self.choices[0].text
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens of all choices."""
+        return sum(len(choice.tokens) for choice in self.choices)
+
+
+async def collect(pieces: AsyncGenerator[Piece, None], choices: int) -> Result:
+    """Reads all pieces of a request with so many choices."""
+    result = Result([Choice() for _ in range(choices)])
+    async with aclosing(pieces):
+        async for piece in pieces:
+            result.choices[piece.choice].add(piece)
+    return result
+
+
+def summary(parts: Iterable[Statistics]) -> dict[str, Any]:
+    """What speculation did for a request, over all its choices.
+
+    ``steps`` forwards gave ``tokens`` tokens, ``acceptance_length`` each; ``nodes`` were drafted
+    and ``accepted_nodes`` of them kept, by source in ``drafted`` and ``accepted``.
+    """
+    total = Statistics()
+    for part in parts:
+        total.steps += part.steps
+        total.tokens += part.tokens
+        total.nodes += part.nodes
+        total.accepted_nodes += part.accepted_nodes
+        total.preemptions += part.preemptions
+        for source in total.drafted:
+            total.drafted[source] += part.drafted[source]
+            total.accepted[source] += part.accepted[source]
+    return {
+        "steps": total.steps,
+        "tokens": total.tokens,
+        "acceptance_length": round(total.acceptance_length, 4),
+        "nodes": total.nodes,
+        "accepted_nodes": total.accepted_nodes,
+        "drafted": total.drafted,
+        "accepted": total.accepted,
+        "preemptions": total.preemptions,
+    }
