@@ -73,13 +73,13 @@ def longest(table: Int64s, tail: Int32s, shortest: int) -> tuple[int, Int64s]:
         known += 1
     found = max(shortest, 1) - 1
     for segment in range(len(table)):
-        above = known + 1
-        while above - found > 1:  # what holds a text holds its suffixes: halve the lengths
-            middle = (found + above) >> 1
+        above, step = known + 1, 1
+        while above - found > 1:  # what holds a text holds its suffixes: double, then halve
+            middle = found + min(step, (above - found) >> 1)
             query = tail[len(tail) - middle :]
-            rank = _bound(table, segment, query, 0, 0)
+            rank = _bound(table, segment, query, 0, table[segment, _LENGTH], 0)
             if rank < table[segment, _LENGTH] and _goes_on(table, segment, rank, query):
-                found = middle
+                found, step = middle, 2 * step
             else:
                 above = middle
     bounds = np.zeros((len(table), 2), np.int64)
@@ -87,8 +87,8 @@ def longest(table: Int64s, tail: Int32s, shortest: int) -> tuple[int, Int64s]:
         return 0, bounds
     query = tail[len(tail) - found :]
     for segment in range(len(table)):
-        bounds[segment, 0] = _bound(table, segment, query, 0, 0)
-        bounds[segment, 1] = _bound(table, segment, query, bounds[segment, 0], 1)
+        low = _bound(table, segment, query, 0, table[segment, _LENGTH], 0)
+        bounds[segment, 0], bounds[segment, 1] = low, _end(table, segment, query, low)
     return found, bounds
 
 
@@ -104,9 +104,17 @@ def _goes_on(table: Int64s, segment: int, rank: int, query: Int32s) -> bool:
 
 
 @compiled
-def _bound(table: Int64s, segment: int, query: Int32s, low: int, order: int) -> int:
-    """The first rank from ``low`` on that compares with ``query`` as ``order`` or above."""
-    high = table[segment, _LENGTH]
+def _end(table: Int64s, segment: int, query: Int32s, low: int) -> int:
+    """The first rank from ``low`` on that does not start with ``query``; most are near."""
+    high, step = low, 1
+    while high < table[segment, _LENGTH] and _compare(table, segment, high, query) == 0:
+        low, high, step = high + 1, high + step, 2 * step
+    return _bound(table, segment, query, low, min(high, table[segment, _LENGTH]), 1)
+
+
+@compiled
+def _bound(table: Int64s, segment: int, query: Int32s, low: int, high: int, order: int) -> int:
+    """The first rank in [low, high) that compares with ``query`` as ``order`` or above."""
     while low < high:
         middle = (low + high) >> 1
         if _compare(table, segment, middle, query) < order:
