@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rasd.errors import ConfigError
 from rasd.params import MAX_NODES, Speculation
@@ -70,6 +70,12 @@ class RetrievalConfig(Section):
     suffix_min: Annotated[int, Field(ge=1, le=64)] = 2
     depth: Annotated[int, Field(ge=1, le=64)] = 10
     nodes: Annotated[int, Field(ge=1, le=MAX_NODES)] = 64
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RetrievalConfig:
+        if self.suffix_min > self.suffix_max:
+            raise ValueError(f"suffix_min {self.suffix_min} is above suffix_max {self.suffix_max}")
+        return self
 
 
 class SpeculationConfig(Section):
