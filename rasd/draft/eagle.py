@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A query that can be answered: ``rows`` rows from position ``first`` on are to be cached."""
+    """A query whose features are here: ``rows`` rows from position ``first`` on to be cached."""
 
     index: int
     query: DraftQuery
@@ -129,17 +129,17 @@ class EagleDrafter:
     def propose(self, request: DraftRequest) -> Ready[DraftReply]:
         """Catches up with the decided tokens and drafts, all sequences in the same forwards.
 
-        The answer is None where the query is malformed, the newest feature is missing, or there
-        is no room. If a forward fails the request's sequences are forgotten and the error goes on.
+        The answer is None where the query is malformed, the newest feature is missing, there is
+        no room, or a long prompt is not caught up with yet: it enters over several requests. If a
+        forward fails the request's sequences are forgotten and the error goes on.
         """
         for sequence in request.release:
             self._forget(sequence)
         drafts: list[Draft | None] = [None] * len(request.queries)
-        jobs = self._admit(self._jobs(request.queries))
+        jobs = self._admit(self._ration(self._jobs(request.queries)))
         try:
-            if jobs:
-                self._catch_up([job for job in jobs if job.rows])
-                self._draft(jobs, drafts)
+            self._catch_up([job for job in jobs if job.rows])
+            self._draft([job for job in jobs if job.progress.caught_up], drafts)
         except BaseException:
             for job in jobs:
                 self._forget(job.query.sequence)
@@ -199,6 +199,15 @@ class EagleDrafter:
             self._forget(next(iter(self._sequences)))
         return list(jobs.values())
 
+    def _ration(self, jobs: list[_Job]) -> list[_Job]:
+        """Shortest first, with no more rows in all than the other sequences can wait for."""
+        left = self._runner.catch_up_rows
+        rationed: list[_Job] = []
+        for job in sorted(jobs, key=lambda job: job.rows):
+            rationed.append(replace(job, rows=min(job.rows, left)))
+            left -= rationed[-1].rows
+        return rationed
+
     def _admit(self, jobs: list[_Job]) -> list[_Job]:
         """The first jobs, as many as fit; to make room, idle sequences lose their rows first."""
         asking = {job.query.sequence for job in jobs}
@@ -208,17 +217,19 @@ class EagleDrafter:
         return jobs
 
     def _catch_up(self, jobs: list[_Job]) -> None:
-        """Caches the rows of all decided tokens but the roots."""
+        """Caches the rows of the jobs."""
         outputs = self._runner.extend(
             [job.query.sequence for job in jobs],
-            [job.progress.next_tokens(job.first) for job in jobs],
+            [job.progress.next_tokens(job.first, job.rows) for job in jobs],
             [self._features.take(j.query.sequence, j.first, j.first + j.rows) for j in jobs],
         )
         for job, newest in zip(jobs, outputs, strict=True):
-            job.progress.caught_up(newest)
+            job.progress.advance(job.first + job.rows, newest)
 
     def _draft(self, jobs: list[_Job], drafts: list[Draft | None]) -> None:
         """Fills in the answers of the jobs."""
+        if not jobs:
+            return
         nodes = [min(self._nodes, job.query.nodes) for job in jobs]
         candidates = self._runner.grow(
             [job.query.sequence for job in jobs],

@@ -54,7 +54,7 @@ class Progress:
         feature and next token are known: a cold start. None if the newest row cannot be made.
         """
         start, stop = held
-        if self.newest is not None and self.cached == self.end - 1:
+        if self.caught_up:
             return self.cached
         if stop < self.end - 1:
             return None
@@ -63,13 +63,20 @@ class Progress:
         first = max(start, self.end - len(self.tokens) - 1)
         return first if first < self.end - 1 else None
 
-    def next_tokens(self, first: int) -> Int64s:
-        """int64[end - 1 - first]: for each row from ``first`` on, the token after it."""
-        return self.tokens[len(self.tokens) - (self.end - 1 - first) :]
+    def next_tokens(self, first: int, rows: int) -> Int64s:
+        """int64[rows]: for each row from position ``first`` on, the token after it."""
+        skipped = len(self.tokens) - (self.end - 1 - first)
+        return self.tokens[skipped : skipped + rows]
 
-    def caught_up(self, newest: Tensor) -> None:
-        """Every known token but the root has its row now; ``newest`` is the last output."""
-        self.cached, self.newest, self.tokens = self.end - 1, newest, self.tokens[:0]
+    def advance(self, cached: int, newest: Tensor) -> None:
+        """The rows before position ``cached`` are there; ``newest`` is the output at the last."""
+        self.cached, self.newest = cached, newest
+        self.tokens = self.tokens[len(self.tokens) - (self.end - 1 - cached) :]
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether every known token but the root has its row."""
+        return self.newest is not None and self.cached == self.end - 1
 
     @property
     def output(self) -> Tensor:

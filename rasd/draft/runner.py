@@ -24,6 +24,10 @@ from rasd.kv import ATTENTION, PLAN_ARGUMENT, Append, LayerSpec, PagedCache
 CATCH_UP_ROWS: Final = 256
 """Most rows of one catch-up forward: bounds its attention mask, which is rows x context."""
 
+CATCH_UP_FORWARDS: Final = {"cpu": 4, "cuda": 32}
+"""Most catch-up forwards of one request: a long prompt keeps the other sequences waiting that long
+(some 70 ms on one core with the embedded head), and is caught up with over several requests."""
+
 KNOWN_TOKENS: Final = 64
 """Tokens per known distribution: covers every pruning top-k in use (the paper's reading is 10,
 sweeps end at 50) while a reply stays within kilobytes."""
@@ -40,6 +44,7 @@ class EagleRunner:
     Attributes:
         cache: the sequences' rows; callers open and close sequences and see to free pages.
         tree_rows: most uncommitted rows of one sequence.
+        catch_up_rows: rows that one request should `extend` by at most, over all sequences.
 
     Raises:
         ModelError: head and target do not fit together.
@@ -64,6 +69,7 @@ class EagleRunner:
         self._top_k = min(config.top_k, self.vocabulary)
         self._known = min(max(config.top_k, KNOWN_TOKENS), self.vocabulary)
         self.tree_rows = (config.levels - 1) * self._top_k
+        self.catch_up_rows = CATCH_UP_ROWS * CATCH_UP_FORWARDS.get(self._device.type, 4)
         self.cache = PagedCache(
             [_layer_spec(head)], config.kv_slots, config.page_size, self.dtype, self._device
         )

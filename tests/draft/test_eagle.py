@@ -134,9 +134,9 @@ def test_equal_scores_give_the_earlier_candidates() -> None:
 
 
 def test_long_prompts_enter_in_bounded_forwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "CATCH_UP_ROWS", 7)
     world = World.make(5)
     drafter = world.drafter()
+    monkeypatch.setattr(runner, "CATCH_UP_ROWS", 7)
     sizes: list[int] = []
     plan = drafter._cache.plan
     monkeypatch.setattr(
@@ -152,6 +152,25 @@ def test_long_prompts_enter_in_bounded_forwards(monkeypatch: pytest.MonkeyPatch)
     for text, stop, draft in zip(texts, stops, propose(drafter, *queries), strict=True):
         assert_same(draft, twin(world, text, stop))
     assert sizes == [7, 7, 7, 7, 7, 2, 9, 9, 9]
+
+
+def test_a_very_long_prompt_enters_over_several_requests() -> None:
+    world = World.make(27)
+    drafter = world.drafter()
+    drafter._runner.catch_up_rows = 16
+    long, short = world.text(0, 60), world.text(1, 60)
+    long.put(drafter, 0, 39)
+    short.put(drafter, 0, 6)
+    drafts = propose(drafter, long.query(0, 40), short.query(0, 7))
+    assert drafts[0] is None
+    assert_same(drafts[1], twin(world, short, 7))
+    assert cached(drafter, long) == 10
+    for step in range(3):
+        start = 40 + 2 * step
+        long.put(drafter, start - 1, start + 1)
+        draft = propose(drafter, long.query(start, start + 2))[0]
+        assert (draft is None) == (step < 2)
+    assert_same(draft, twin(world, long, 46))
 
 
 # --- features that are late, lost, or sent again --------------------------------------------------
