@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -27,6 +28,9 @@ from rasd.config import RouterConfig
 from rasd.errors import NotFound, Unavailable
 
 GetService = Callable[[], TextService]
+
+LARGE_BODY: Final = 256 * 1024
+"""From here on a body is parsed beside the event loop, which streams must not wait for."""
 
 _SCHEMAS: Final = "#/components/schemas/{model}"
 
@@ -76,7 +80,11 @@ async def _generate(
     body_type: type[CompletionBody | ChatBody],
     wire_type: type[CompletionWire | ChatWire],
 ) -> Response:
-    raw = parse_json(body_of(request.scope), request.headers.get("content-type"))
+    content, kind = body_of(request.scope), request.headers.get("content-type")
+    if len(content) < LARGE_BODY:
+        raw = parse_json(content, kind)
+    else:
+        raw = await asyncio.to_thread(parse_json, content, kind)
     body = parse_body(body_type, raw)
     service.check_model(body.model)
     request_id = request_id_of(request.scope)
