@@ -31,7 +31,7 @@ SILENCE_S: Final = 10.0
 STOP_POLL_MS: Final = 200
 _MAX_ERROR_CHARS: Final = 1000
 # Whatever ends a connection; `open_socket` forbids a second one.
-_ENDS: Final = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
+CONNECTION_ENDS: Final = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 
 
 def open_socket(kind: int) -> zmq.Socket[bytes]:
@@ -153,7 +153,7 @@ class Client:
         self._gone = ""
         self._socket = open_socket(zmq.DEALER)
         self._socket.reconnect_ivl = -1
-        self._monitor = self._socket.get_monitor_socket(_ENDS)
+        self._monitor = self._socket.get_monitor_socket(CONNECTION_ENDS)
         self._socket.connect(address)
 
     def call(self, message: object, answer: type[A]) -> Call[A]:
@@ -178,8 +178,13 @@ class Client:
         self._calls[number] = call
         return call
 
+    @property
+    def gone(self) -> bool:
+        """Whether no answer can come any more, as far as has been taken in."""
+        return bool(self._gone)
+
     def check(self) -> None:
-        """Raises `StageUnavailable` once no answer can come."""
+        """Raises `StageUnavailable` if it is `gone`."""
         if self._gone:
             raise StageUnavailable(f"{self.address}: {self._gone}")
 

@@ -53,9 +53,9 @@ class TargetService:
         return reply if self._rank == 0 else None
 
     def _reset(self, _: Reset) -> Done:
-        release = sorted(self._sequences)
-        self._target.verify(VerifyRequest(0, release, [], [])).wait(0)
-        self._sequences.clear()
+        if self._sequences:
+            self._target.verify(VerifyRequest(0, sorted(self._sequences), [], [])).wait(0)
+            self._sequences.clear()
         return Done()
 
 

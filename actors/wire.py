@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from secrets import compare_digest
 from typing import Any, Final, get_args
@@ -19,7 +19,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rasd.engine.api import Gauges, Output, Request
+from rasd.engine.api import Gauges, Output
+from rasd.engine.loop import Cancel, Submit
 from rasd.errors import RasdError, WireError
 from rasd.stages import (
     DraftReply,
@@ -64,25 +65,26 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Submit:
-    """Router to engine: generate this."""
-
-    request: Request
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """Router to engine: nobody waits for this sequence any more."""
-
-    sequence: int
-
-
-@dataclass(frozen=True, slots=True)
 class Step:
     """Engine to router: what one step brought, to all sequences together."""
 
+    outputs: list[Output]
     gauges: Gauges
-    outputs: list[Output] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetLost:
+    """Engine to router: the target failed, or did not answer in time; it must be replaced."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardQuery:
+    """Engine to shard: search the partitions that the table of this version gave it."""
+
+    version: int
+    request: RetrieveRequest
 
 
 MESSAGES: Final[tuple[type, ...]] = (
@@ -96,9 +98,11 @@ MESSAGES: Final[tuple[type, ...]] = (
     Features,
     RetrieveRequest,
     RetrieveReply,
+    ShardQuery,
     Submit,
     Cancel,
     Step,
+    TargetLost,
 )
 _KINDS: Final = {kind: number for number, kind in enumerate(MESSAGES)}
 
