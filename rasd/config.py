@@ -81,9 +81,10 @@ class RetrievalConfig(Section):
 class SpeculationConfig(Section):
     """How sources are combined.
 
-    ``nodes`` is the budget of a tree beside its root, ``prune_top_k`` the paper's pruning (null
-    prunes nothing), ``prompt_doubt`` and ``corpus_doubt`` how little a match of L tokens is
-    trusted: L / (L + doubt). Late answers are dropped or used one step later.
+    ``mode`` says which sources there are at all; a request may use fewer. ``nodes`` is the
+    budget of a tree beside its root, ``prune_top_k`` the paper's pruning (null prunes nothing),
+    ``prompt_doubt`` and ``corpus_doubt`` how little a match of L tokens is trusted:
+    L / (L + doubt). Late answers are dropped or used one step later.
     """
 
     mode: Speculation = "rasd"

@@ -79,7 +79,26 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> Int32s:
     """
     _check_text("prompt", text)
     with _encoding:
-        ids = tokenizer(text, split_special_tokens=True, return_attention_mask=False).input_ids
+        ids = tokenizer(
+            text, split_special_tokens=True, return_attention_mask=False, verbose=False
+        ).input_ids
+    return np.asarray(ids, np.int32)
+
+
+def encode_document(tokenizer: PreTrainedTokenizerFast, text: str) -> Int32s:
+    """A document of a corpus: without BOS, and names of special tokens read as text.
+
+    Lone surrogates become question marks: a corpus is a collection, not a request.
+    """
+    clean = text.encode(errors="replace").decode()
+    with _encoding:
+        ids = tokenizer(
+            clean,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            verbose=False,
+        ).input_ids
     return np.asarray(ids, np.int32)
 
 

@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rasd.errors import InvalidRequest, ModelError
-from rasd.text import TextStream, encode, encode_chat, load_tokenizer, tokenizer_hash
+from rasd.text import (
+    TextStream,
+    encode,
+    encode_chat,
+    encode_document,
+    load_tokenizer,
+    tokenizer_hash,
+)
 from tests.tokenizers import ASSISTANT, END, USER, byte_tokenizer, metaspace_tokenizer
 
 BYTES = byte_tokenizer()
@@ -48,6 +55,12 @@ def test_a_prompt_begins_with_bos_and_holds_no_other_control_token() -> None:
 
 def test_an_empty_prompt_is_bos_alone() -> None:
     assert encode(BYTES, "").tolist() == [BYTES.bos_token_id]
+
+
+def test_a_document_is_nothing_but_its_text() -> None:
+    ids = encode_document(BYTES, f"a{END}\ud800b")
+    assert not set(ids.tolist()) & set(BYTES.all_special_ids)
+    assert BYTES.decode(ids.tolist()) == f"a{END}?b"
 
 
 def test_a_lone_surrogate_is_refused_with_its_place() -> None:

@@ -17,9 +17,16 @@ from rasd.engine.api import EngineSettings, FinishReason, Gauges, Output, Reques
 from rasd.engine.propose import Proposer
 from rasd.engine.scheduler import Planned, Scheduler, StepPlan
 from rasd.engine.sequence import Sequence
-from rasd.engine.speculate import USES, Proposals, build_tree
 from rasd.engine.timings import Timings
-from rasd.engine.verdict import check_request, check_result, count, until_end, work_of
+from rasd.engine.verdict import (
+    admission_of,
+    check_reply,
+    check_request,
+    check_result,
+    count,
+    until_end,
+    work_of,
+)
 from rasd.errors import (
     ConfigError,
     InvalidRequest,
@@ -29,16 +36,8 @@ from rasd.errors import (
     StageError,
     StageUnavailable,
 )
-from rasd.stages import (
-    Admission,
-    Drafter,
-    Retriever,
-    Target,
-    Verified,
-    VerifyReply,
-    VerifyRequest,
-)
-from rasd.tree import CORPUS, DRAFT, PROMPT, DraftTree
+from rasd.stages import Drafter, Retriever, Target, Verified, VerifyReply, VerifyRequest
+from rasd.tree import CORPUS, DRAFT, PROMPT
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +66,6 @@ class Engine:
         settings = settings or EngineSettings()
         self.timings = Timings(clock)
         self._config = settings.engine
-        self._speculation = settings.speculation
         self._eos = eos
         self._target = target
         self._info = target.info
@@ -119,15 +117,18 @@ class Engine:
     def replace_target(self, target: Target) -> None:
         """Goes on with another target: running sequences are admitted again, text continues.
 
+        The same one may be given again, if a step of it was interrupted: it is told to forget.
+
         Raises:
             ConfigError: it is of another kind than the last one.
         """
         if target.info != self._info:
             raise ConfigError(f"the new target is {target.info}, the last one was {self._info}")
         for sequence in self._scheduler.running:
-            self._proposer.retire(sequence.handle, sequence)
+            self._retire(sequence.handle, sequence)
         self._scheduler.set_back_all()
-        self._released.clear()
+        if target is not self._target:
+            self._released.clear()
         self._target = target
         self._down = False
 
@@ -158,10 +159,7 @@ class Engine:
         if self._down:
             raise StageUnavailable("the target failed and was not replaced")
         with self.timings.measure("step"):
-            running = self._scheduler.running
-            proposals = self._proposer.collect(running)
-            with self.timings.measure("fuse"):
-                trees = {s.handle: self._tree(s, proposals) for s in running if s.decoding}
+            trees = self._proposer.trees(self._scheduler.running)
             plan = self._scheduler.plan(trees)
             for handle, sequence in plan.set_back:
                 self._retire(handle, sequence)
@@ -175,27 +173,13 @@ class Engine:
             self._proposer.ask(self._step, gained)
             return outputs
 
-    def _tree(self, sequence: Sequence, proposals: dict[int, Proposals]) -> DraftTree:
-        """The tree to verify. Fails towards none at all."""
-        try:
-            return build_tree(
-                sequence.root,
-                proposals.get(sequence.handle, Proposals()),
-                self._speculation,
-                mode=sequence.request.params.speculation,
-                nodes=self._proposer.budget(sequence),
-                depth=sequence.remaining - 1,
-            )
-        except Exception:  # proposals are checked, but must never cost text
-            logger.exception("sequence %d decodes plainly", sequence.number)
-            return DraftTree.root(sequence.root)
-
     def _verify(self, plan: StepPlan) -> VerifyReply | None:
         """Runs the plan on the target; None if there is nothing to tell it."""
+        self._step += 1
         request = VerifyRequest(
             self._step,
             self._released,
-            [self._admission(sequence) for sequence in plan.admitted],
+            [admission_of(s, drafts=self._drafts(s)) for s in plan.admitted],
             [work_of(planned) for planned in plan.work],
         )
         if not (request.release or request.admit or request.work):
@@ -204,7 +188,7 @@ class Engine:
         with self.timings.measure("verify"):
             try:
                 reply = self._target.verify(request).wait(self._config.verify_deadline_s)
-                fits = reply.step == self._step and len(reply.results) == len(plan.work)
+                check_reply(request, reply)
             except KVExhausted as error:
                 self._exhausted(error)
                 return None
@@ -212,20 +196,17 @@ class Engine:
                 raise
             except Exception as error:  # a stage may fail in any way
                 raise StageUnavailable(f"the target failed: {error!r}") from error
-        if not fits:
-            raise StageUnavailable(
-                f"the target answered step {reply.step} with {len(reply.results)} results; "
-                f"asked was step {self._step} with {len(plan.work)}"
-            )
         self._answered()
         self.timings.add("forward", reply.forward_s)
         self.timings.add("walk", reply.walk_s)
         return reply
 
+    def _drafts(self, sequence: Sequence) -> bool:
+        return self._features and bool(self._proposer.uses(sequence) & DRAFT)
+
     def _answered(self) -> None:
         """The target did what the step said of releases and admissions."""
         self._down = False
-        self._step += 1
         self._released = []
 
     def _exhausted(self, error: KVExhausted) -> None:
@@ -234,18 +215,6 @@ class Engine:
         self._answered()
         youngest = self._scheduler.running[-1]
         self._outbox.append(self._finish(youngest, "error", error=str(error)))
-
-    def _admission(self, sequence: Sequence) -> Admission:
-        request = sequence.request
-        drafts = self._features and bool(USES[request.params.speculation] & DRAFT)
-        return Admission(
-            sequence.handle,
-            request.prompt,
-            sequence.output(),
-            request.params,
-            request.choice,
-            drafts,
-        )
 
     def _apply(self, plan: StepPlan, reply: VerifyReply) -> list[Output]:
         outputs: list[Output] = []

@@ -6,13 +6,14 @@ misses in a row and it is left alone until a probe succeeds. Knows no target.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 
 from rasd.config import RetrievalConfig, SpeculationConfig
 from rasd.engine.breaker import Breaker
 from rasd.engine.sequence import Sequence
 from rasd.engine.source import Source, entries_of
-from rasd.engine.speculate import USES, Proposals, sound_continuations, sound_draft
+from rasd.engine.speculate import USES, Proposals, build_tree, sound_continuations, sound_draft
 from rasd.engine.timings import Timings
 from rasd.stages import (
     Drafter,
@@ -24,7 +25,9 @@ from rasd.stages import (
     RetrieveReply,
     RetrieveRequest,
 )
-from rasd.tree import CORPUS, DRAFT, PROMPT, Continuations, Draft, Int32s, advance
+from rasd.tree import CORPUS, DRAFT, PROMPT, Continuations, Draft, DraftTree, Int32s, advance
+
+logger = logging.getLogger(__name__)
 
 
 class Proposer:
@@ -98,7 +101,7 @@ class Proposer:
 
     def retire(self, handle: int, sequence: Sequence) -> None:
         """The handle will not come again."""
-        uses = USES[sequence.request.params.speculation]
+        uses = self.uses(sequence)
         if uses & DRAFT and self._drafter is not None:
             self._released.append(handle)
         for kind, retriever in self._retrievers.items():
@@ -109,7 +112,7 @@ class Proposer:
                     self._found[kind].miss(error)
 
     def _observe(self, kind: int, sequence: Sequence, tokens: Int32s) -> None:
-        if USES[sequence.request.params.speculation] & kind:
+        if self.uses(sequence) & kind:
             try:
                 with self._timings.measure(self._found[kind].name, count=0):
                     self._retrievers[kind].observe(sequence.handle, tokens)
@@ -117,6 +120,10 @@ class Proposer:
                 self._found[kind].miss(error)
 
     # --- a step -----------------------------------------------------------------------------
+
+    def uses(self, sequence: Sequence) -> int:
+        """The sources that may propose for it: those it wants and the settings allow."""
+        return USES[sequence.request.params.speculation] & USES[self._config.mode]
 
     def budget(self, sequence: Sequence) -> int:
         """Nodes its next tree may have beside the root."""
@@ -137,7 +144,7 @@ class Proposer:
 
     def _ask_drafter(self, step: int, hungry: list[Sequence]) -> None:
         drafter = self._drafter
-        wanting = [s for s in hungry if USES[s.request.params.speculation] & DRAFT]
+        wanting = [s for s in hungry if self.uses(s) & DRAFT]
         if drafter is None or not (wanting or self._released) or not self._drafts.breaker.allow():
             return
         queries = [
@@ -168,15 +175,33 @@ class Proposer:
         anchors = [(s.handle, len(s.tokens)) for s in wanting]
         self._found[kind].ask(step, anchors, lambda: retriever.retrieve(request))
 
-    @staticmethod
-    def _reads(sequence: Sequence, kind: int) -> bool:
-        params = sequence.request.params
-        readable = kind != CORPUS or bool(params.corpora)
-        return readable and bool(USES[params.speculation] & kind)
+    def _reads(self, sequence: Sequence, kind: int) -> bool:
+        readable = kind != CORPUS or bool(sequence.request.params.corpora)
+        return readable and bool(self.uses(sequence) & kind)
 
-    def collect(self, running: Iterable[Sequence]) -> dict[int, Proposals]:
-        """What has come for the running sequences, by handle."""
-        live = {s.handle: s for s in running}
+    def trees(self, running: Iterable[Sequence]) -> dict[int, DraftTree]:
+        """The trees to verify next, by handle, of all decoding sequences."""
+        live = {s.handle: s for s in running if s.decoding}
+        proposals = self._collect(live)
+        with self._timings.measure("fuse"):
+            return {h: self._tree(s, proposals[h]) for h, s in live.items()}
+
+    def _tree(self, sequence: Sequence, proposals: Proposals) -> DraftTree:
+        try:
+            return build_tree(
+                sequence.root,
+                proposals,
+                self._config,
+                mode=sequence.request.params.speculation,
+                nodes=self.budget(sequence),
+                depth=sequence.remaining - 1,
+            )
+        except Exception:  # proposals are checked, but must never cost text
+            logger.exception("sequence %d decodes plainly", sequence.number)
+            return DraftTree.root(sequence.root)
+
+    def _collect(self, live: dict[int, Sequence]) -> dict[int, Proposals]:
+        """What has come for the decoding sequences."""
         drafts = self._take_drafts(live)
         prompt = self._take_found(self._found[PROMPT], live)
         corpus = self._take_found(self._found[CORPUS], live)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 PARTS = ("verify", "forward", "walk", "draft", "prompt", "corpus", "fuse", "step")
+_DISJOINT = ("verify", "draft", "prompt", "corpus", "fuse")
 
 
 @dataclass(slots=True)
@@ -37,12 +38,12 @@ class Timings:
             self.add(part, self.clock() - start_s, count=count)
 
     @property
-    def retrieve_s(self) -> float:
-        """Seconds spent on retrieval of both kinds."""
-        return self.seconds["prompt"] + self.seconds["corpus"]
-
-    @property
     def rest_s(self) -> float:
         """Seconds of the engine that no part explains."""
-        parts = ("verify", "draft", "prompt", "corpus", "fuse")
-        return self.seconds["step"] - sum(self.seconds[part] for part in parts)
+        return self.seconds["step"] - sum(self.seconds[part] for part in _DISJOINT)
+
+    def per_step_ms(self) -> dict[str, float]:
+        """Milliseconds per step by part, and of the ``rest``; zeros before the first step."""
+        steps = max(self.counts["step"], 1)
+        seconds = {**self.seconds, "rest": self.rest_s}
+        return {part: 1000 * spent / steps for part, spent in seconds.items()}

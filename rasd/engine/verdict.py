@@ -7,8 +7,8 @@ import numpy as np
 from rasd.engine.api import FinishReason, Request
 from rasd.engine.scheduler import Planned
 from rasd.engine.sequence import Sequence
-from rasd.errors import InvalidRequest, RasdError
-from rasd.stages import Verified, Work
+from rasd.errors import InvalidRequest, RasdError, StageUnavailable
+from rasd.stages import Admission, Verified, VerifyReply, VerifyRequest, Work
 from rasd.tree import SOURCES, DraftTree
 
 
@@ -41,6 +41,14 @@ def check_request(request: Request, vocabulary: int) -> None:
             )
 
 
+def admission_of(sequence: Sequence, *, drafts: bool) -> Admission:
+    """How it enters the target; with ``drafts`` the drafter wants its features."""
+    asked = sequence.request
+    return Admission(
+        sequence.handle, asked.prompt, sequence.output(), asked.params, asked.choice, drafts
+    )
+
+
 def work_of(planned: Planned) -> Work:
     sequence, tree = planned.sequence, planned.tree
     if tree is not None:
@@ -62,6 +70,13 @@ def until_end(
         if kept == sequence.remaining:
             return tokens[:kept], "length"
     return tokens, None
+
+
+def check_reply(request: VerifyRequest, reply: VerifyReply) -> None:
+    """Raises StageUnavailable if this is no answer to the request."""
+    asked, got = (request.step, len(request.work)), (reply.step, len(reply.results))
+    if asked != got:
+        raise StageUnavailable(f"asked were step and works {asked}; the target answered {got}")
 
 
 def check_result(planned: Planned, result: Verified, vocabulary: int) -> None:

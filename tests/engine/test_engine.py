@@ -75,10 +75,8 @@ class House:
         return FakeTarget(replace(INFO, kv_slots=self.kv_slots, page_size=self.page_size))
 
     def replace_target(self) -> None:
-        new = self.new_target()
-        new._step = self.targets[-1]._step  # the engine goes on counting
-        self.targets.append(new)
-        self.engine.replace_target(new)
+        self.targets.append(self.new_target())
+        self.engine.replace_target(self.targets[-1])
 
     def replace_drafter(self, how: str | None) -> None:
         new = [FakeDrafter(how, clock=self.clock)] if how else []
@@ -525,6 +523,29 @@ def test_another_target_goes_on_with_the_text() -> None:
         check_answer(one, answers[one.sequence], cancelled=one.sequence == 2)
     assert answers[0][-1].statistics.accepted["draft"] > 0
     assert answers[0][-1].statistics.preemptions == 0
+
+
+def test_the_same_target_goes_on_after_an_interruption() -> None:
+    house = House(kv_slots=64)
+    sent = [request(i, [2 + i, 3], max_tokens=20, ignore_eos=True) for i in range(3)]
+    for one in sent:
+        house.engine.add(one)
+    house.step()
+    target = house.targets[0]
+    honest = target.verify
+
+    def interrupted(asked: Any) -> Any:
+        honest(asked)
+        raise KeyboardInterrupt
+
+    target.verify = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        house.engine.step()
+    target.verify = honest  # type: ignore[method-assign]
+    house.engine.replace_target(target)
+    answers = house.run()
+    for one in sent:
+        check_answer(one, answers[one.sequence])
 
 
 def test_a_target_of_another_kind_is_refused() -> None:
