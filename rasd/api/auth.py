@@ -68,23 +68,28 @@ def is_loopback(address: str) -> bool:
 
 
 def is_local(
-    peer: str | None, *, host: str | None, forwarded: Sequence[str], proxy_host: str | None
+    peer: str | None,
+    *,
+    server: str | None,
+    host: str | None,
+    forwarded: Sequence[str] = (),
+    proxy_host: str | None = None,
 ) -> bool:
-    """Whether a request comes from this machine, as far as can be known; when in doubt it does not.
+    """Whether a request comes from this machine; where that cannot be known it does not.
 
     Args:
-        peer: the address the request came from; None if unknown.
+        peer: the address the connection came from; None if unknown.
+        server: the address it went to. If both are the same, it never left the machine.
         host: the name in its Host header. A web page that points its own name at 127.0.0.1
             (DNS rebinding) makes a local browser send requests, but cannot forge this.
         forwarded: addresses that a further proxy wrote down, one of them possibly the client's.
         proxy_host: where a proxy in front, whose own address ``peer`` is, listens; None where
             ``peer`` is the client's. If only this machine can reach the proxy, clients are local.
     """
-    origin = peer if proxy_host is None else proxy_host
     return (
         peer is not None
-        and origin is not None
-        and is_loopback(origin)
+        and (is_loopback(peer) or peer == server)
+        and (proxy_host is None or is_loopback(proxy_host))
         and (host is None or is_loopback(_without_port(host)))
         and all(is_loopback(address) for address in forwarded)
     )

@@ -85,9 +85,10 @@ class Guard:
             for value in headers.getlist(name)
             for address in value.split(",")
         ]
-        client = scope.get("client")
+        client, server = scope.get("client"), scope.get("server")
         local = is_local(
             client[0] if client else None,
+            server=server[0] if server else None,
             host=headers.get("host"),
             forwarded=forwarded,
             proxy_host=self.proxy_host(),

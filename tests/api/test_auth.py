@@ -54,14 +54,18 @@ def test_loopback(address: str, answer: bool) -> None:
         ("127.0.0.1", "localhost", ["for=127.0.0.1"], None, False),
         ("127.0.0.1", "localhost", [], "0.0.0.0", False),
         ("127.0.0.1", "localhost", [], "127.0.0.1", True),
-        ("10.0.0.7", "localhost", [], "127.0.0.1", True),
+        ("10.0.0.7", "localhost", [], "127.0.0.1", False),
+        ("10.0.0.5", "localhost", [], "127.0.0.1", True),
+        ("10.0.0.5", "localhost", [], "0.0.0.0", False),
+        ("10.0.0.5", "10.0.0.5:8000", [], None, False),
         (None, "localhost", [], "127.0.0.1", False),
     ],
 )
 def test_who_is_local(
     peer: str | None, host: str | None, forwarded: list[str], proxy: str | None, answer: bool
 ) -> None:
-    assert is_local(peer, host=host, forwarded=forwarded, proxy_host=proxy) is answer
+    found = is_local(peer, server="10.0.0.5", host=host, forwarded=forwarded, proxy_host=proxy)
+    assert found is answer
 
 
 def test_a_key_names_its_caller() -> None:
