@@ -24,7 +24,7 @@ from rasd.tree import Continuations
 from tests.actors.threads import HOST, SECRET, served
 
 VOCABULARY, HASH, PARTITIONS = 50, "h" * 64, 4
-SETTINGS = RetrievalConfig(suffix_min=2, depth=4, nodes=16)
+SETTINGS = RetrievalConfig(suffix_min=2, depth=4, nodes=256)
 SPECULATION = SpeculationConfig(breaker_misses=2, breaker_probe_s=0.2)
 
 
