@@ -8,16 +8,29 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from rasd.api.metrics import Metrics
 from rasd.engine.api import EngineClient, Output, Request, Statistics
-from rasd.errors import DeadlineExceeded, ServerError, Unavailable
+from rasd.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    RasdError,
+    RequestError,
+    ServerError,
+    Unavailable,
+)
 from rasd.stages import Logprobs
 from rasd.text import TextStream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+# What the engine says under these codes is meant for the client.
+_FOR_CLIENTS: Final[dict[str, type[RequestError | ServerError]]] = {
+    kind.code: kind for kind in (InvalidRequest, Overloaded, Unavailable, DeadlineExceeded)
+}
 
 log = logging.getLogger("rasd.api")
 
@@ -72,7 +85,7 @@ async def pieces_of(run: Run, request: Request, choice: int) -> AsyncGenerator[P
     async with aclosing(run.engine.generate(request)) as outputs:
         while True:
             output = await _next(run, outputs)
-            piece = _piece(run, request, stream, output, choice)
+            piece = _piece(stream, output, choice)
             clock.count(output, len(piece.tokens))
             if piece.finish is not None:
                 break
@@ -131,18 +144,24 @@ async def _next(run: Run, outputs: AsyncGenerator[Output, None]) -> Output:
         log.error("request %s: the engine ended a sequence without a reason", run.request_id)
         raise ServerError(f"internal error in request {run.request_id}") from None
     if output.finish == "error":
-        log.error("request %s: the engine failed: %s", run.request_id, output.error)
-        raise ServerError(f"internal error in request {run.request_id}")
+        raise _failure(run, output)
     if output.finish == "cancelled":
         raise Unavailable("the engine is shutting down")
     return output
 
 
-def _piece(run: Run, request: Request, stream: TextStream, output: Output, choice: int) -> Piece:
+def _failure(run: Run, output: Output) -> RasdError:
+    kind = _FOR_CLIENTS.get(output.error_code)
+    if kind is not None:
+        return kind(output.error)
+    log.error("request %s: the engine failed: %s", run.request_id, output.error)
+    return ServerError(f"internal error in request {run.request_id}")
+
+
+def _piece(stream: TextStream, output: Output, choice: int) -> Piece:
     finish = output.finish if output.finish in ("stop", "length") else None
-    shown = output.tokens
-    if finish == "stop" and shown and shown[-1] in request.params.stop_token_ids:
-        shown = shown[:-1]  # the token that ends a text is not part of it
+    # The token that ends a text counts, but is not part of it.
+    shown = output.tokens[:-1] if finish == "stop" else output.tokens
     delta = stream.push(shown, final=finish is not None)
     count = delta.tokens if delta.stopped else len(output.tokens)
     return Piece(

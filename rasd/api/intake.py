@@ -28,7 +28,9 @@ class Intake:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, info: TargetInfo) -> None:
-        self.context = min(info.max_positions, info.kv_slots)
+        slots = info.kv_slots // info.page_size * info.page_size
+        # The last token drawn is never fed back, so it takes no slot.
+        self.context = min(info.max_positions, slots + 1)
         self._vocabulary = info.vocabulary
         self._tokenizer = tokenizer
         self._longest = max(map(len, tokenizer.get_vocab()))

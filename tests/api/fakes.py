@@ -39,13 +39,14 @@ class FakeEngine:
     """Says ``text`` to every request, ``step`` tokens at a time, then ends the turn.
 
     ``pace`` is awaited before each step; what it raises, the engine raises. ``finish`` replaces
-    the reason of the last output.
+    the reason of the last output, and ``code`` is that of its error.
     """
 
     text: str = "Hello, world"
     step: int = 3
     ready: bool = True
     finish: str | None = None
+    code: str = ""
     pace: Callable[[Request, int], Any] | None = None
     started: list[Request] = field(default_factory=list)
     ended: list[int] = field(default_factory=list)
@@ -80,7 +81,8 @@ class FakeEngine:
                 statistics=statistics,
                 logprobs=_logprobs(request, new),
                 finish=(self.finish or reason) if last else None,
-                error="secret detail" if last and self.finish == "error" else "",
+                error="some detail" if last and self.finish == "error" else "",
+                error_code=self.code if last else "",
             )
 
     def gauges(self) -> Gauges:

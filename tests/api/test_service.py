@@ -10,8 +10,10 @@ from contextlib import aclosing
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from rasd.api.intake import Intake
 from rasd.errors import InvalidRequest, Overloaded, Unavailable, UnsupportedParameter
-from tests.api.fakes import MODEL, FakeEngine, Hold, Site, make_site, tokens_of, until
+from rasd.stages import TargetInfo
+from tests.api.fakes import MODEL, TOKENIZER, FakeEngine, Hold, Site, make_site, tokens_of, until
 
 
 async def test_generate() -> None:
@@ -69,6 +71,16 @@ def test_no_work_is_done_for_what_will_be_refused() -> None:
         await first
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("positions", "slots", "context"), [(100, 1000, 100), (100, 99, 97), (100, 96, 97)]
+)
+def test_the_smaller_of_positions_and_slots_bounds_the_context(
+    positions: int, slots: int, context: int
+) -> None:
+    info = TargetInfo(9, positions, kv_slots=slots, page_size=16, feature_size=1)
+    assert Intake(TOKENIZER, info).context == context
 
 
 def samples_of(text: str) -> dict[str, float]:
