@@ -343,11 +343,11 @@ def test_idle_sequences_make_room_the_longest_idle_first() -> None:
     world = World.make(19)
     drafter = world.drafter(kv_slots=64, levels=3)
     texts = [world.text(i, 40) for i in range(5)]
-    for text in texts:
-        text.put(drafter, 0, 15)
-        assert propose(drafter, text.query(0, 16))[0] is not None
-    assert [t.sequence for t in texts if t.sequence in drafter._cache._sequences] == [2, 3, 4]
-    for text, start in ((texts[4], 0), (texts[0], 15)):
+    for i in (0, 1, 2, 0, 3, 4):
+        texts[i].put(drafter, 0, 15)
+        assert propose(drafter, texts[i].query(0, 16))[0] is not None
+    assert [i for i in range(5) if i in drafter._cache._sequences] == [0, 3, 4]
+    for text, start in ((texts[0], 0), (texts[2], 15)):
         text.put(drafter, 15, 17)
         assert_same(
             propose(drafter, text.query(16, 18))[0], twin(world, text, 18, start=start, levels=3)

@@ -79,6 +79,13 @@ def test_buffer_equals_its_description(actions: list[tuple[str, int, int, int]])
     assert real.held == 0
 
 
+def test_the_sequence_fed_the_longest_ago_goes_first() -> None:
+    real = buffer()
+    for sequence, start in ((0, 0), (1, 0), (0, 4), (2, 0)):
+        real.put(sequence, start, rows(start, 4))
+    assert [real.span(i) for i in range(3)] == [(0, 8), (0, 0), (0, 4)]
+
+
 def test_rows_are_copied_and_converted() -> None:
     real = FeatureBuffer(2, torch.bfloat16, per_sequence=4, total=8)
     given_rows = rows(0, 3)
