@@ -78,7 +78,8 @@ class House:
         self.engine = EngineService(
             CONFIG, self.ref, drafter, eos=frozenset({fakes.EOS}), host=HOST, secret=SECRET
         )
-        threading.Thread(target=_run, args=(self.engine,), daemon=True).start()
+        self.thread = threading.Thread(target=_run, args=(self.engine,), daemon=True)
+        self.thread.start()
         self.channel.connect(self.engine.mailbox.address)
         self.channel.available = True
 
@@ -86,6 +87,7 @@ class House:
         if self.engine is not None:
             self.engine.mailbox.do(_quit)
             self.engine = None
+            self.thread.join(10)
 
 
 class _Quit(BaseException):
