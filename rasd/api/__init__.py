@@ -1,1 +1,8 @@
-"""The OpenAI HTTP surface over an engine. Knows nothing of Ray, models or how tokens are made."""
+"""The OpenAI HTTP surface over an engine. Knows nothing of Ray, models or how tokens are made.
+
+The way of a request, outside in: `guard` (number, key, errors), `body` (limit, disconnects, JSON),
+`http` (routes), `refusals` and `protocol` (a checked body), `service` (rights, limits) with
+`intake` (tokens), `gate` (slots) and `choice` (text), back through `wire` and `stream`.
+
+To serve it, make a `service.TextService` and mount `http.build_app(get_service, config)`.
+"""

@@ -160,8 +160,7 @@ class TextService:
             Overloaded: it has no room, so no work is done.
             InvalidRequest, Forbidden, NotFound: the request is at fault.
         """
-        if self._draining:
-            raise Unavailable("the service is draining and takes no new requests")
+        self._check_open()
         arrived = time.monotonic()
         choices = ask.params.n * _count(ask.prompts)
         if choices > self.config.max_choices:
@@ -189,10 +188,12 @@ class TextService:
         Closing the generator, or cancelling whoever waits in it, cancels all sequences.
 
         Raises:
-            Overloaded, DeadlineExceeded: it got no slots, and was not started.
+            Overloaded, DeadlineExceeded, Unavailable: it was not started.
             DeadlineExceeded, ServerError, Unavailable: it failed on the way.
         """
         try:
+            # A drain may have begun, and ended, since `prepare`.
+            self._check_open()
             async with self.gate.slots_for(job.choices):
                 self.metrics.admitted(job.prompt_tokens, time.monotonic() - job.arrived)
                 async with aclosing(merge(self._sources(job))) as pieces:
@@ -205,6 +206,10 @@ class TextService:
             self.metrics.failed(code_of(error))
             raise
         self.metrics.completed(time.monotonic() - job.arrived)
+
+    def _check_open(self) -> None:
+        if self._draining:
+            raise Unavailable("the service is draining and takes no new requests")
 
     def _sources(self, job: Job) -> list[AsyncGenerator[Piece, None]]:
         limit = self.config.run_deadline_s

@@ -10,8 +10,11 @@ from contextlib import aclosing
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from rasd.api.auth import LOCAL
 from rasd.api.intake import Intake
+from rasd.api.protocol import Ask
 from rasd.errors import InvalidRequest, Overloaded, Unavailable, UnsupportedParameter
+from rasd.params import SamplingParams
 from rasd.stages import TargetInfo
 from tests.api.fakes import MODEL, TOKENIZER, FakeEngine, Hold, Site, make_site, tokens_of, until
 
@@ -56,6 +59,15 @@ async def test_wrong_calls() -> None:
     service.begin_drain()
     with pytest.raises(Unavailable):
         await service.generate("hi")
+
+
+async def test_a_drain_between_tokenising_and_running_is_a_refusal() -> None:
+    site = make_site()
+    job = await site.service.prepare(Ask(["hi"], SamplingParams()), LOCAL)
+    assert await site.service.drain(1) is True
+    with pytest.raises(Unavailable):
+        await anext(site.service.run(job))
+    assert site.engine.started == []
 
 
 def test_no_work_is_done_for_what_will_be_refused() -> None:
