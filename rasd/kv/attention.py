@@ -14,7 +14,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from rasd.errors import UnsupportedModel
-from rasd.kv.plan import Part, Plan
+from rasd.kv.plan import Plan
+from rasd.kv.view import Part, View
 
 ATTENTION: Final = "rasd_tree"
 PLAN_ARGUMENT: Final = "rasd_plan"
@@ -64,29 +65,48 @@ def tree_attention(  # noqa: PLR0913 (the signature is transformers')
         raise UnsupportedModel(f"{type(module).__name__} is not causal")
     if attention_mask is not None or dropout or not _HARMLESS.issuperset(arguments):
         _refuse(module, attention_mask, dropout, arguments)
-    parts = rasd_plan.attend(sliding_window, query.shape[1] // key.shape[1])
-    if len(parts) == 1:
-        return _attend(query, key, value, parts[0], scaling), None
-    outputs = [
-        _attend(query[:, :, part.start : part.stop], key, value, part, scaling) for part in parts
-    ]
-    return torch.cat(outputs, dim=1), None
+    view = rasd_plan.attend(sliding_window, query.shape[1] // key.shape[1])
+    return _attend(query, key, value, view, scaling), None
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, part: Part, scaling: float | None) -> Tensor:
-    """[1, rows, query heads, dim] of one part.
+def _attend(query: Tensor, key: Tensor, value: Tensor, view: View, scaling: float | None) -> Tensor:
+    """[1, T, query heads, dim]"""
+    outputs = [_attend_part(query, key, value, part, scaling) for part in view.parts]
+    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    if view.order is not None:
+        output = output.index_select(0, view.order)
+    return output[None]
+
+
+def _attend_part(
+    query: Tensor, key: Tensor, value: Tensor, part: Part, scaling: float | None
+) -> Tensor:
+    """[items * rows, query heads, dim] of one part.
 
     The query heads that share a key head become rows of it: no key is repeated, and the kernel
     reads the context once per group.
     """
-    if isinstance(part.context, slice):
-        key, value = key[:, :, part.context], value[:, :, part.context]
+    items, heads, key_heads = part.items, query.shape[1], key.shape[1]
+    query = _pick(query, part.rows)
+    key, value = _pick(key, part.context), _pick(value, part.context)
+    rows = query.shape[2] // items
+    if items == 1:
+        query = query.reshape(1, key_heads, -1, query.shape[3])
     else:
-        key, value = key.index_select(2, part.context), value.index_select(2, part.context)
-    _, heads, rows, dim = query.shape
-    packed = query.reshape(1, key.shape[1], -1, dim)
-    out = scaled_dot_product_attention(packed, key, value, attn_mask=part.mask, scale=scaling)
-    return out.reshape(1, heads, rows, value.shape[-1]).transpose(1, 2)
+        query = query.view(key_heads, -1, items, rows, query.shape[3]).permute(2, 0, 1, 3, 4)
+        query = query.reshape(items, key_heads, -1, query.shape[4])
+        key = key.view(key_heads, items, -1, key.shape[3]).transpose(0, 1)
+        value = value.view(key_heads, items, -1, value.shape[3]).transpose(0, 1)
+    out = scaled_dot_product_attention(query, key, value, attn_mask=part.mask, scale=scaling)
+    out = out.reshape(items, heads, rows, value.shape[3]).transpose(1, 2)
+    return out.flatten(0, 1)
+
+
+def _pick(states: Tensor, index: slice | Tensor) -> Tensor:
+    """[1, heads, n, dim]; a slice costs no copy."""
+    if isinstance(index, slice):
+        return states[:, :, index]
+    return states.index_select(2, index)
 
 
 def _refuse(

@@ -13,8 +13,9 @@ from transformers import Cache
 
 from rasd.errors import InvalidRequest, KVExhausted, RasdError, UnsupportedModel
 from rasd.kv.pages import PagePool
-from rasd.kv.plan import Append, Int64s, Item, Plan, place
+from rasd.kv.plan import Append, Plan
 from rasd.kv.sequence import SequenceState
+from rasd.kv.view import Int64s, Item, place
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rasd.errors import UnsupportedModel
-from rasd.tree import Bools, Int32s
-
-Int64s = NDArray[np.int64]
+from rasd.kv.view import Item, View, make_view
+from rasd.tree import Int32s
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,42 +23,6 @@ class Append:
 
     sequence: int
     parents: Int32s
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One `Append`, placed.
-
-    Attributes:
-        start, stop: its rows in the packed step.
-        committed: slots before the first uncommitted node.
-        slots: int64[S]; where every row it may see lies: committed ones, then uncommitted ones.
-        positions: int64[S - committed]; positions of the uncommitted nodes, its own last.
-        ancestors: bool[stop - start, S - committed]; uncommitted nodes each of its rows may see.
-    """
-
-    start: int
-    stop: int
-    committed: int
-    slots: Int64s
-    positions: Int64s
-    ancestors: Bools
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One item as a layer sees it.
-
-    Attributes:
-        start, stop: its rows in the packed step.
-        context: the slots to attend to; a slice where they are consecutive, else int64[S].
-        mask: [1, 1, groups * rows, S], 0 or -inf, added to the scores; None hides nothing.
-    """
-
-    start: int
-    stop: int
-    context: slice | Tensor
-    mask: Tensor | None
 
 
 @dataclass(slots=True)
@@ -84,9 +45,9 @@ class Plan:
     device: torch.device
     attended: list[int] = field(default_factory=list)
     waiting: int | None = None
-    _parts: dict[tuple[int | None, int], list[Part]] = field(default_factory=dict)
+    _views: dict[tuple[int | None, int], View] = field(default_factory=dict)
 
-    def attend(self, sliding_window: int | None, groups: int) -> list[Part]:
+    def attend(self, sliding_window: int | None, groups: int) -> View:
         """The items as the layer sees them that stored its keys and values just now.
 
         Built at the first layer with this window and ``groups`` query heads per key head, and
@@ -108,38 +69,8 @@ class Plan:
             raise UnsupportedModel(
                 f"layer {layer} slides over {sliding_window} positions, its cache over {window}"
             )
-        parts = self._parts.get((window, groups))
-        if parts is None:
-            parts = [self._part(item, window, groups) for item in self.items]
-            self._parts[window, groups] = parts
-        return parts
-
-    def _part(self, item: Item, window: int | None, groups: int) -> Part:
-        # No row of the item sees what the window hides from a node at depth 0.
-        first = 0 if window is None else max(0, item.committed - window + 1)
-        context = place(item.slots[first:], self.device)
-        visible = _visible(item, first, window)
-        if visible.all():
-            return Part(item.start, item.stop, context, None)
-        hidden = torch.from_numpy(~np.tile(visible, (groups, 1)))
-        mask = torch.zeros(hidden.shape, dtype=self.dtype).masked_fill_(hidden, -torch.inf)
-        return Part(item.start, item.stop, context, mask.to(self.device)[None, None])
-
-
-def place(slots: Int64s, device: torch.device) -> slice | Tensor:
-    """Slots as an index: a slice where they are consecutive."""
-    first = int(slots[0])
-    if len(slots) == 1 or bool((np.diff(slots) == 1).all()):
-        return slice(first, first + len(slots))
-    return torch.from_numpy(slots).to(device)
-
-
-def _visible(item: Item, first: int, window: int | None) -> Bools:
-    """bool[rows, S - first]: which slots from ``first`` on each row of the item sees."""
-    before = np.ones((len(item.ancestors), item.committed - first), np.bool_)
-    visible = np.concatenate([before, item.ancestors], axis=1)
-    if window is not None:
-        seen = np.concatenate([np.arange(first, item.committed), item.positions])
-        asking = item.positions[len(item.positions) - len(visible) :, None]
-        visible &= seen[None] > asking - window
-    return visible
+        view = self._views.get((window, groups))
+        if view is None:
+            view = make_view(self.items, window, groups, self.dtype, self.device)
+            self._views[window, groups] = view
+        return view

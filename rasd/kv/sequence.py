@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rasd.kv.plan import Int64s, Item
+from rasd.kv.view import Int64s, Item
 from rasd.tree import Bools
 
 

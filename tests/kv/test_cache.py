@@ -16,6 +16,7 @@ from hypothesis.stateful import (
 
 from rasd.errors import ConfigError, InvalidRequest, KVExhausted, RasdError, UnsupportedModel
 from rasd.kv import Append, LayerSpec, PagedCache, PagePool
+from rasd.kv.view import place
 from rasd.tree import path_to
 
 SPECS = [
@@ -202,7 +203,7 @@ def test_sequences_that_grow_in_turn_stay_consecutive() -> None:
     for _ in range(10):
         for sequence in range(4):
             plan = cache.plan([Append(sequence, np.asarray([-1, 0, 1], np.int32))])
-            context = plan._part(plan.items[0], None, 1).context
+            context = place(plan.items[0].slots, torch.device("cpu"))
             assert isinstance(context, slice), (sequence, context)
             cache.commit(sequence, [0, 1])
 
