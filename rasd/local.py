@@ -121,7 +121,7 @@ def load_stages(config: AppConfig) -> LocalStages:
         PromptRetriever(config.retrieval),
         _open_corpora(tokenizer, store, config.retrieval) if store and names else None,
         names,
-        _eos(loaded.model),
+        eos_of(loaded.model),
     )
 
 
@@ -160,7 +160,7 @@ def _open_corpora(
         raise TokenizerMismatch(f"{error}; remove it from {root} or set datastore.root") from error
 
 
-def _eos(model: Any) -> frozenset[int]:
+def eos_of(model: Any) -> frozenset[int]:
     """Tokens that end a text, as the checkpoint says."""
     for config in (model.generation_config, model.config):
         ids = getattr(config, "eos_token_id", None)
