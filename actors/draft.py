@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from actors.cluster import log_to_stderr, node_address
 from actors.features import FeatureReceiver
 from actors.rpc import Call, Client, Server
 from actors.wire import Done, Reset
@@ -69,27 +70,38 @@ class DraftActor:
     """Actor: holds one drafter. Its owner re-creates it when it is gone."""
 
     def __init__(
-        self,
-        config: DrafterConfig,
-        target: TargetConfig,
-        secret: bytes,
-        host: str,
-        *,
-        patience_s: float,
+        self, config: DrafterConfig, target: TargetConfig, secret: bytes, patience_s: float
     ) -> None:
-        self._threads = config.threads
-        drafter = drafter_class(config.kind).load(config, target.model, revision=target.revision)
-        self._service = DraftService(drafter, host, secret, patience_s=patience_s)
+        log_to_stderr()
+        self._config = config
+        self._target = target
+        self._secret = secret
+        self._patience_s = patience_s
+        self._service: DraftService | None = None
 
-    def ref(self) -> DrafterRef:
-        """Where it listens."""
+    def load(self) -> DrafterRef:
+        """Loads the drafter. Returns where it listens.
+
+        Raises:
+            ModelError, ConfigError: see `rasd.draft.LoadedDrafter.load`.
+        """
+        config, target = self._config, self._target
+        drafter = drafter_class(config.kind).load(config, target.model, revision=target.revision)
+        self._service = DraftService(
+            drafter, node_address(), self._secret, patience_s=self._patience_s
+        )
         return self._service.ref
+
+    def ping(self) -> None:
+        """Answers."""
 
     def run(self) -> None:
         """Serves; ends with the process. Whoever waits for it learns of the death at once."""
         import torch
 
-        torch.set_num_threads(self._threads)
+        if self._service is None:
+            raise RuntimeError("load comes first")
+        torch.set_num_threads(self._config.threads)
         self._service.server.serve()
 
 

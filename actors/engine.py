@@ -9,6 +9,7 @@ from typing import Final
 
 import zmq
 
+from actors.cluster import log_to_stderr, node_address
 from actors.draft import DrafterRef, RemoteDrafter
 from actors.retrieve import RemoteRetriever
 from actors.rpc import bind, open_socket
@@ -114,7 +115,6 @@ class EngineService:
         target: TargetRef,
         drafter: DrafterRef | None,
         *,
-        eos: frozenset[int],
         host: str,
         secret: bytes,
     ) -> None:
@@ -129,7 +129,7 @@ class EngineService:
             settings,
             prompt=PromptRetriever(config.retrieval),
             corpus=self._corpora,
-            eos=eos,
+            eos=target.eos,
         )
         self.mailbox = SocketMailbox(host, secret)
         self.replace_drafter(drafter)
@@ -188,3 +188,55 @@ class EngineService:
         """Seconds and occurrences per part of a step (`rasd.engine.timings`)."""
         timings = self._engine.timings
         return {part: (timings.seconds[part], timings.counts[part]) for part in timings.seconds}
+
+
+class EngineActor:
+    """Actor: the engine. Its owner re-creates it when it is gone."""
+
+    def __init__(self, config: AppConfig, secret: bytes) -> None:
+        log_to_stderr()
+        self._config = config
+        self._secret = secret
+        self._service: EngineService | None = None
+
+    def start(self, target: TargetRef, drafter: DrafterRef | None, table: ShardTable) -> str:
+        """Takes over the stages. Returns where the mailbox is.
+
+        Raises:
+            StageError: the target does not answer.
+        """
+        service = EngineService(
+            self._config, target, drafter, host=node_address(), secret=self._secret
+        )
+        service.set_table(table)
+        self._service = service
+        return service.mailbox.address
+
+    def run(self) -> None:
+        """Serves; ends with the process. Whoever waits for it learns of the death at once."""
+        self._started.run()
+
+    def ping(self) -> None:
+        """Answers."""
+
+    def replace_target(self, ref: TargetRef) -> None:
+        """See `EngineService.replace_target`."""
+        self._started.replace_target(ref)
+
+    def replace_drafter(self, ref: DrafterRef | None) -> None:
+        """See `EngineService.replace_drafter`."""
+        self._started.replace_drafter(ref)
+
+    def set_table(self, table: ShardTable) -> None:
+        """See `EngineService.set_table`."""
+        self._started.set_table(table)
+
+    def timings(self) -> dict[str, tuple[float, int]]:
+        """See `EngineService.timings`."""
+        return self._started.timings()
+
+    @property
+    def _started(self) -> EngineService:
+        if self._service is None:
+            raise RuntimeError("start comes first")
+        return self._service

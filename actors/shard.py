@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from actors.cluster import log_to_stderr, node_address
 from actors.rpc import Server
 from actors.wire import ShardQuery
 from rasd.config import RetrievalConfig
@@ -107,10 +108,11 @@ class ShardActor:
     from outliving the application.
     """
 
-    def __init__(self, setting: ShardSetting, host: str, secret: bytes) -> None:
+    def __init__(self, setting: ShardSetting, secret: bytes) -> None:
+        log_to_stderr()
         self._lease_s = setting.lease_s
         self._ends_at = time.monotonic() + setting.lease_s
-        self._service = ShardService(setting, host, secret)
+        self._service = ShardService(setting, node_address(), secret)
         self._serving: asyncio.Future[None] | None = None
         threading.Thread(target=self._end_with_lease, daemon=True).start()
 

@@ -6,10 +6,11 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
+from actors.cluster import log_to_stderr, node_address
 from actors.features import FeatureSender
 from actors.rpc import Call, Client, Server, take_in
 from actors.wire import Done, Reset, encode
@@ -23,10 +24,20 @@ _COLLECTIVE_TIMEOUT: Final = timedelta(minutes=30)
 
 @dataclass(frozen=True, slots=True)
 class TargetRef:
-    """Where the ranks of a target listen, rank 0 first, and what it is."""
+    """Where the ranks of a target listen, rank 0 first, and what it is.
+
+    ``eos`` are the tokens that end its texts.
+    """
 
     addresses: tuple[str, ...]
     info: TargetInfo
+    eos: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, ranks: Sequence[TargetRef]) -> TargetRef:
+        """The target made of ranks, each of which knows itself."""
+        addresses = tuple(address for rank in ranks for address in rank.addresses)
+        return replace(ranks[0], addresses=addresses)
 
 
 class TargetService:
@@ -62,10 +73,11 @@ class TargetService:
 class TargetRank:
     """Actor: holds one rank of a target. Its owner re-creates all ranks when one is gone."""
 
-    def __init__(self, config: TargetConfig, secret: bytes, host: str, rank: int) -> None:
+    def __init__(self, config: TargetConfig, secret: bytes, rank: int) -> None:
+        log_to_stderr()
         self._config = config
         self._secret = secret
-        self._host = host
+        self._host = node_address()
         self._rank = rank
         self._features = FeatureSender(secret)
         self._service: TargetService | None = None
@@ -76,19 +88,23 @@ class TargetRank:
             free.bind((self._host, 0))
             return self._host, int(free.getsockname()[1])
 
-    def load(self, meeting_point: tuple[str, int]) -> tuple[str, TargetInfo]:
-        """Loads the model; all ranks at the same time. Returns address and facts.
+    def load(self, meeting_point: tuple[str, int]) -> TargetRef:
+        """Loads the model; all ranks at the same time. Returns this rank.
 
         Raises:
             ModelError, ConfigError: see `rasd.target.LocalTarget.load`.
         """
         if self._config.tensor_parallel > 1:
             self._join(meeting_point)
+        from rasd.local import eos_of
         from rasd.target import LocalTarget
 
         target = LocalTarget.load(self._config, features=self._features)
         self._service = TargetService(target, self._host, self._secret, rank=self._rank)
-        return self._service.server.address, target.info
+        return TargetRef((self._service.server.address,), target.info, eos_of(target.model))
+
+    def ping(self) -> None:
+        """Answers."""
 
     def point_features(self, address: str | None) -> None:
         """Sends features to the drafter that receives there."""

@@ -1,0 +1,55 @@
+"""Builds the Serve application from the ``args`` of a configuration file."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, Final
+
+from ray import serve
+
+from actors.cluster import CPU_SHARE
+from actors.datastore import Datastore
+from actors.replica import bundles
+from actors.router import Router
+from rasd.config import parse_config
+
+SECRET_BYTES: Final = 32
+# Our own gate is exact and refuses with 429; Serve's limit only has to be out of its way.
+_NO_LIMIT: Final = 100_000
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """The application. Serve calls it once per version of the configuration.
+
+    Raises:
+        ConfigError: naming each wrong key.
+    """
+    config = parse_config(args)
+    secret = secrets.token_bytes(SECRET_BYTES)
+    datastore = None
+    if config.datastore is not None:
+        datastore = (
+            serve.deployment(Datastore)
+            .options(
+                name="Datastore",
+                num_replicas=1,
+                ray_actor_options={"num_cpus": CPU_SHARE},
+                max_ongoing_requests=_NO_LIMIT,
+                user_config={"shards": 1},
+                graceful_shutdown_wait_loop_s=0.1,
+                graceful_shutdown_timeout_s=10,
+            )
+            .bind(config, secret)
+        )
+    router = serve.deployment(serve.ingress()(Router)).options(
+        name="Router",
+        num_replicas=1,
+        ray_actor_options={"num_cpus": CPU_SHARE},
+        placement_group_bundles=bundles(config),
+        placement_group_strategy="PACK",
+        max_ongoing_requests=_NO_LIMIT,
+        health_check_period_s=5,
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=config.router.run_deadline_s,
+    )
+    return router.bind(config, secret, datastore)

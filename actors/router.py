@@ -1,0 +1,100 @@
+"""The ingress: OpenAI's HTTP surface and a Python handle, in front of one replica."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any, Final
+
+from fastapi import FastAPI
+from ray.serve.handle import DeploymentHandle
+
+from actors.channel import EngineChannel
+from actors.cluster import log_to_stderr
+from actors.proxy import check_proxy, proxy_host
+from actors.replica import Replica
+from actors.shard import ShardTable
+from rasd.api.choice import Piece
+from rasd.api.http import build_app
+from rasd.api.results import Result
+from rasd.api.service import TextService
+from rasd.config import AppConfig
+from rasd.text import load_tokenizer
+
+_log = logging.getLogger(__name__)
+
+_RETRY_S: Final = 1.0
+_POLL_DEADLINE_S: Final = 60.0
+
+Prompt = str | Sequence[int] | Sequence[dict[str, str]]
+
+
+class Router:
+    """Serve deployment. Ready when its constructor returns; owns its replica's processes."""
+
+    async def __init__(  # type: ignore[misc]
+        self, config: AppConfig, secret: bytes, datastore: DeploymentHandle | None
+    ) -> None:
+        log_to_stderr()
+        await check_proxy(config.router)
+        self._config = config
+        self._table = ShardTable(0)
+        self._watching: asyncio.Task[None] | None = None
+        channel = EngineChannel(secret, patience_s=config.router.queue_deadline_s)
+        self._replica = Replica(config, secret, channel)
+        tokenizer, target = await asyncio.gather(
+            asyncio.to_thread(load_tokenizer, config.target.model, config.target.revision),
+            self._replica.start(),
+        )
+        self._service = TextService(
+            channel, tokenizer, config.router, target.info, lambda: self._table.corpora
+        )
+        if datastore is not None:
+            self._watching = asyncio.create_task(self._watch_table(datastore))
+        _log.info("ready")
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Serve calls this after the constructor."""
+        return build_app(lambda: self._service, self._config.router, proxy_host=proxy_host)
+
+    async def generate(self, prompt: Prompt, **params: Any) -> Result:
+        """See `TextService.generate`; for handles in the cluster, which are trusted."""
+        return await self._service.generate(prompt, **params)
+
+    async def stream(self, prompt: Prompt, **params: Any) -> AsyncGenerator[Piece, None]:
+        """See `TextService.stream`; for handles with ``stream=True``."""
+        async with aclosing(self._service.stream(prompt, **params)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def engine_timings(self) -> dict[str, tuple[float, int]]:
+        """Where the engine's time went so far (`rasd.engine.timings`)."""
+        return await self._replica.engine_timings()
+
+    async def check_health(self) -> None:
+        """Serve calls this. Raises when only another replica can help."""
+        if self._replica.failure is not None:
+            raise self._replica.failure
+
+    async def __del__(self) -> None:
+        """Serve calls this when nothing runs any more, or when patience has ended."""
+        if self._watching is not None:
+            self._watching.cancel()
+        self._service.begin_drain()
+        self._replica.close()
+        self._service.close()
+
+    async def _watch_table(self, datastore: DeploymentHandle) -> None:
+        """Follows the datastore. While it is gone, its shards are asked as before."""
+        while True:
+            try:
+                async with asyncio.timeout(_POLL_DEADLINE_S):
+                    table = await datastore.table.remote(self._table.version)
+                if table.version != self._table.version:
+                    self._table = table
+                    await self._replica.set_table(table)
+            except Exception as error:
+                _log.warning("the datastore does not answer: %r", error)
+                await asyncio.sleep(_RETRY_S)
