@@ -55,7 +55,7 @@ class EagleDrafter:
 
     Raises:
         ModelError: head and target do not fit together.
-        ConfigError: ``kv_slots`` cannot hold two sequences with their trees.
+        ConfigError: ``kv_slots`` cannot hold a tree in one half.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"features", "embedding", "head"})
@@ -68,8 +68,8 @@ class EagleDrafter:
         self._limit = config.kv_slots // 2
         if self._pages(self._limit + self._runner.tree_rows) > self._cache.pool.pages:
             raise ConfigError(
-                f"drafter.kv_slots must be at least {2 * self._runner.tree_rows} and some pages "
-                f"for trees of {self._runner.tree_rows} expanded nodes; got {config.kv_slots}"
+                f"drafter.kv_slots must hold twice the {self._runner.tree_rows} nodes a tree "
+                f"expands, in whole pages; got {config.kv_slots}"
             )
         self._features = FeatureBuffer(
             self._runner.width,

@@ -137,8 +137,8 @@ class EagleRunner:
         return out[0]
 
     def _distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        logprobs = linear(features, self._shared.head).float().log_softmax(-1)
-        top = logprobs.topk(self._known)
+        logits = linear(features, self._shared.head)
+        top = logits.log_softmax(-1, dtype=torch.float32).topk(self._known)
         return top.indices, top.values
 
 

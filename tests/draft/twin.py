@@ -179,3 +179,13 @@ def assert_same(draft: Draft | None, expected: dict[tuple[int, ...], float]) -> 
     assert found.keys() == expected.keys()
     for path, score in expected.items():
         assert abs(found[path] - score) < 1e-3, (path, found[path], score)
+
+
+def cached(drafter: EagleDrafter, text: Text) -> int:
+    return drafter._cache.length(text.sequence)
+
+
+def assert_empty(drafter: EagleDrafter) -> None:
+    assert drafter._cache.pool.available == drafter._cache.pool.pages
+    assert drafter._features.held == 0
+    assert not drafter._sequences
