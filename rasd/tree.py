@@ -154,16 +154,14 @@ def score_continuations(
     A node's chance given its parent is its share of the occurrences, times the trust in a match
     of L tokens, L / (L + doubt), where L grows along the path. (Our choice; the paper is silent.)
     """
-    scores = [1.0]
-    depths = [0]
-    parent_counts = [found.total]
-    for i in range(len(found)):
-        above = int(found.parents[i]) + 1
+    scores, depths, parent_counts = [1.0], [0], [found.total]
+    for parent, count in zip(found.parents.tolist(), found.counts.tolist(), strict=True):
+        above = parent + 1
         length = found.match_length + depths[above]
-        share = float(found.counts[i]) / max(parent_counts[above], 1)
+        share = count / max(parent_counts[above], 1)
         scores.append(scores[above] * min(share, 1.0) * length / (length + doubt))
         depths.append(depths[above] + 1)
-        parent_counts.append(int(found.counts[i]))
+        parent_counts.append(count)
     return DraftTree.of(
         np.concatenate([np.asarray([root], np.int32), found.tokens]),
         np.concatenate([np.asarray([-1], np.int32), found.parents + 1]),
@@ -181,16 +179,17 @@ def prune(retrieved: DraftTree, draft: Draft, top_k: int | None) -> DraftTree:
     """
     if top_k is None or len(draft.expanded) == 0:
         return retrieved
-    row_of = {int(node): row for row, node in enumerate(draft.expanded)}
+    row_of = {node: row for row, node in enumerate(draft.expanded.tolist())}
     children = _children(draft.tree)
     drafted = [-1] * len(retrieved)  # the drafted node that a retrieved one coincides with
     alive = [True] * len(retrieved)
     drafted[0] = 0
+    top_ids = draft.top_ids[:, :top_k].tolist()
+    parents, tokens = retrieved.parents.tolist(), retrieved.tokens.tolist()
     for i in range(1, len(retrieved)):
-        parent, token = int(retrieved.parents[i]), int(retrieved.tokens[i])
+        parent, token = parents[i], tokens[i]
         row = row_of.get(drafted[parent])
-        probable = row is None or token in draft.top_ids[row, :top_k]
-        alive[i] = alive[parent] and bool(probable)
+        alive[i] = alive[parent] and (row is None or token in top_ids[row])
         drafted[i] = children.get((drafted[parent], token), -1)
     return _select(retrieved, np.asarray(alive, np.bool_))
 
@@ -213,10 +212,11 @@ def fuse(first: DraftTree, second: DraftTree) -> DraftTree:
     sources, chances = first.sources.tolist(), _chances(first)
     children = _children(first)
     fused = [0] * len(second)
-    for i, chance in enumerate(_chances(second)):
+    arrays = (second.parents.tolist(), second.tokens.tolist(), second.sources.tolist())
+    for i, (above, token, source, chance) in enumerate(zip(*arrays, _chances(second), strict=True)):
         if i == 0:
             continue
-        parent, token = fused[int(second.parents[i])], int(second.tokens[i])
+        parent = fused[above]
         node = children.get((parent, token))
         if node is None:
             node = children[parent, token] = len(tokens)
@@ -226,7 +226,7 @@ def fuse(first: DraftTree, second: DraftTree) -> DraftTree:
             chances.append(chance)
         else:
             chances[node] = 1.0 - (1.0 - chances[node]) * (1.0 - chance)
-        sources[node] |= int(second.sources[i])
+        sources[node] |= source
         fused[i] = node
     scores = [1.0]
     for i in range(1, len(tokens)):
