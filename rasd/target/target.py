@@ -95,7 +95,8 @@ class LocalTarget:
         """Runs one step.
 
         Raises:
-            KVExhausted: the work does not fit. Releases and admissions are done, no work is.
+            KVExhausted: the work does not fit. Only the releases are done, as after any other
+                fault of the whole step; the rest may be sent again.
         """
         if torch.get_num_threads() != self._threads:  # a drafter may share the process
             torch.set_num_threads(self._threads)
@@ -105,7 +106,11 @@ class LocalTarget:
         faults = self._faults(request.work)
         works = [work for work, fault in zip(request.work, faults, strict=True) if not fault]
         began = time.perf_counter()
-        outputs = self._runner.forward(works) if works else None
+        try:
+            outputs = self._runner.forward(works) if works else None
+        except BaseException:
+            self._release([admission.sequence for admission in request.admit])
+            raise
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         forwarded = time.perf_counter()

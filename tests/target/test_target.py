@@ -165,6 +165,15 @@ def test_no_room_is_raised_and_leaves_everything_as_it_was(load: Loader) -> None
     assert target.cache.pool.available == 8
     assert not step(target, long)[0].error
     assert target.info.kv_slots == 32
+    request = VerifyRequest(
+        2, [1], [Admission(3, NONE, NONE, GREEDY)], [work_of(3, *chain([7] * 33), 33, True)]
+    )
+    for _ in range(2):
+        with pytest.raises(KVExhausted):
+            target.verify(request)
+    fitting = work_of(3, *chain([7] * 32), 32, True)
+    again = VerifyRequest(2, [], request.admit, [fitting])
+    assert not target.verify(again).wait(1.0).results[0].error
 
 
 def test_a_fault_of_the_forward_leaves_nothing_behind(
