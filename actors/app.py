@@ -36,7 +36,7 @@ def build(args: dict[str, Any]) -> serve.Application:
                 ray_actor_options={"num_cpus": CPU_SHARE},
                 max_ongoing_requests=_NO_LIMIT,
                 user_config={"shards": 1},
-                graceful_shutdown_wait_loop_s=0.1,
+                graceful_shutdown_wait_loop_s=0.5,
                 graceful_shutdown_timeout_s=10,
             )
             .bind(config, secret)

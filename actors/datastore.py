@@ -27,7 +27,8 @@ _log = logging.getLogger(__name__)
 
 LEASE_S: Final = 60.0
 RENEW_S: Final = 5.0
-LONG_POLL_S: Final = 30.0
+LONG_POLL_S: Final = 2.0
+"""Short, because Serve lets a call end before it asks us to go, even if its caller is gone."""
 _LOAD_DEADLINE_S: Final = 600.0
 
 

@@ -13,7 +13,8 @@ from rasd.engine.breaker import Breaker
 from rasd.errors import RasdError, StageTimeout
 from rasd.retrieval.merge import merge
 from rasd.stages import RetrieveReply, RetrieveRequest
-from rasd.tree import Continuations, Int32s
+from rasd.tree import Int32s
+from rasd.trie import Continuations
 
 
 class _Shard:

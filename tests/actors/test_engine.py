@@ -64,7 +64,7 @@ class House:
         target = Restartable()
         service = TargetService(target, HOST, SECRET)  # type: ignore[arg-type]
         self._stack.enter_context(served(service.server))
-        return target, TargetRef((service.server.address,), target.info)
+        return target, TargetRef((service.server.address,), target.info, frozenset({fakes.EOS}))
 
     def new_drafter(self) -> tuple[Drafter, DrafterRef]:
         drafter = Drafter()
@@ -75,9 +75,7 @@ class House:
     def new_engine(self, drafter: DrafterRef | None = None) -> None:
         """Starts an engine in a thread; one that was there falls silent."""
         self.stop_engine()
-        self.engine = EngineService(
-            CONFIG, self.ref, drafter, eos=frozenset({fakes.EOS}), host=HOST, secret=SECRET
-        )
+        self.engine = EngineService(CONFIG, self.ref, drafter, host=HOST, secret=SECRET)
         self.thread = threading.Thread(target=_run, args=(self.engine,), daemon=True)
         self.thread.start()
         self.channel.connect(self.engine.mailbox.address)

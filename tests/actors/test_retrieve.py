@@ -20,7 +20,7 @@ from rasd.config import RetrievalConfig, SpeculationConfig
 from rasd.errors import StageTimeout
 from rasd.retrieval import LocalRetriever, ShardStore, build_corpus
 from rasd.stages import RetrieveQuery, RetrieveReply, RetrieveRequest
-from rasd.tree import Continuations
+from rasd.trie import Continuations
 from tests.actors.threads import HOST, SECRET, served
 
 VOCABULARY, HASH, PARTITIONS = 50, "h" * 64, 4

@@ -1,0 +1,179 @@
+"""The shipped configuration on a cluster of its own: over HTTP, handles, and its processes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parent.parent.parent
+PATIENCE_S = 120.0
+
+PROMPTS = (
+    "import os\nimport sys\n\n\ndef main(",
+    "class Node:\n    def __init__(self, value):\n",
+    "def read(path):\n    with open(path) as file:\n",
+    "for i in range(10):\n    print(",
+)
+
+
+def until(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
+    """Waits until ``condition`` gives something true, and gives that."""
+    deadline = time.monotonic() + patience_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what}: not within {patience_s:g} s"
+        time.sleep(0.02)
+    return value
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def processes(name: str) -> list[int]:
+    """Actors of a kind below this process, oldest first, as the system sees them."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            stat = (entry / "stat").read_text() if entry.name.isdigit() else ""
+        except OSError:
+            continue
+        if stat and stat.rpartition(")")[2].split()[0] != "Z":
+            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    return sorted(pid for pid in parents if _is_ours(pid, parents) and _is_called(pid, name))
+
+
+def _is_ours(pid: int, parents: dict[int, int]) -> bool:
+    while pid > 1:
+        pid = parents.get(pid, 0)
+        if pid == os.getpid():
+            return True
+    return False
+
+
+def _is_called(pid: int, name: str) -> bool:
+    try:
+        title = Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return False
+    return re.match(rf"ray::(ServeReplica:\w+:)?{name}\b", title) is not None
+
+
+class Service:
+    """An application that runs."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+        self.url = f"http://127.0.0.1:{config['http_options']['port']}"
+
+    def deploy(self) -> None:
+        """Makes the cluster follow ``config``; returns when it does."""
+        from ray.serve.context import _get_global_client
+        from ray.serve.schema import ServeDeploySchema
+
+        schema = ServeDeploySchema.model_validate(copy.deepcopy(self.config))
+        _get_global_client().deploy_apps(schema, _blocking=True)
+        until(lambda: self.status("/ready") == 200, "ready")
+
+    def set_shards(self, count: int) -> None:
+        """Changes the datastore's user_config, as an operator does."""
+        (datastore,) = (
+            d for d in self.config["applications"][0]["deployments"] if d["name"] == "Datastore"
+        )
+        datastore["user_config"]["shards"] = count
+        self.deploy()
+
+    def status(self, path: str) -> int:
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    def metric(self, name: str) -> float:
+        """A metric without further labels."""
+        with urllib.request.urlopen(self.url + "/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        (value,) = re.findall(rf"^rasd:{name}{{[^,}}]*}} (\S+)$", text, re.MULTILINE)
+        return float(value)
+
+    @property
+    def handle(self) -> Any:
+        from ray import serve
+
+        return serve.get_app_handle("rasd")
+
+    def generate(self, prompt: str, **params: Any) -> Any:
+        """Through the Python handle, to the end."""
+        return self.handle.generate.remote(prompt, **params).result(timeout_s=PATIENCE_S)
+
+    def stream(self, prompt: str, **params: Any) -> Iterator[Any]:
+        """Through the Python handle, a piece at a time."""
+        return iter(self.handle.options(stream=True).stream.remote(prompt, **params))
+
+
+def shipped_config(place: Path, **changes: Any) -> dict[str, Any]:
+    """deploy/config.yaml, with float32 models, a small corpus and a port of its own."""
+    config: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "config.yaml").read_text())
+    config["http_options"]["port"] = free_port()
+    args = config["applications"][0]["args"]
+    args["target"]["dtype"] = args["drafter"]["dtype"] = "float32"
+    args["datastore"]["root"] = str(place / "datastore")
+    args["datastore"]["corpora"] = [{"name": "house", "source": str(ROOT / "rasd")}]
+    for section, values in changes.items():
+        args[section].update(values)
+    return config
+
+
+@contextmanager
+def running(**changes: Any) -> Iterator[Service]:
+    """The application on a cluster of its own, which is gone afterwards."""
+    # In the environment, so that no token is read from or written to the user's files. Ray
+    # checks it: a new local cluster asks for its token unless RAY_AUTH_MODE forbids it.
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    import ray
+    from ray import serve
+
+    place = Path(tempfile.mkdtemp(prefix="rasd-"))
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        object_store_memory=128 * 2**20,
+        log_to_driver=bool(os.environ.get("RASD_TEST_LOGS")),
+        _temp_dir=str(place / "ray"),
+    )
+    try:
+        config = shipped_config(place, **changes)
+        serve.start(http_options=config["http_options"])
+        service = Service(config)
+        service.deploy()
+        until(lambda: len(processes("ShardActor")) == 2, "shards")
+        yield service
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def dump(value: Any) -> str:
+    """For messages of failed tests."""
+    return json.dumps(value, indent=1, default=str)
