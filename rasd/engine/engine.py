@@ -150,7 +150,7 @@ class Engine:
         return not (idle and self._proposer.idle)
 
     def step(self) -> list[Output]:
-        """Runs one step; at most one output per sequence, except when one was cancelled.
+        """Runs one step; gives at most one output per sequence.
 
         Raises:
             StageError: the target is gone or did not answer in time. Nothing is lost: after

@@ -264,6 +264,16 @@ def test_every_source_helps_in_its_modes(mode: str, how: str) -> None:
     assert house.retrievers[1].corpora == ({"c"} if "corpus" in asked else set())
 
 
+@pytest.mark.parametrize(("nodes", "asked"), [(6, None), (6, 3), (6, 20), (0, None)])
+def test_a_tree_keeps_to_its_budget(nodes: int, asked: int | None) -> None:
+    house = House(nodes=nodes)
+    one = request(0, [2, 3], max_tokens=90, ignore_eos=True, nodes=asked)
+    totals = house.run(one)[0][-1].statistics
+    budget = nodes if asked is None else asked
+    assert house.targets[0].largest == max(budget + 1, 2)  # the prompt has two tokens
+    assert totals.nodes <= totals.steps * budget
+
+
 def test_a_sequence_without_corpora_asks_none() -> None:
     house = House()
     house.run(request(0, [2, 3], max_tokens=20, corpora=()), request(1, [2, 3], corpora=None))
