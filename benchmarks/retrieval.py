@@ -26,7 +26,8 @@ from rasd.config import EMBEDDED, RetrievalConfig
 from rasd.retrieval import LocalRetriever, PromptRetriever, ShardStore, build_corpus
 from rasd.stages import RetrieveQuery, Retriever, RetrieveRequest
 from rasd.train.text import documents
-from rasd.tree import Continuations, Int32s
+from rasd.tree import Int32s
+from rasd.trie import Continuations
 
 SETTINGS = RetrievalConfig()
 WORDS = 2**20

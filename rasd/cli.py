@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -48,8 +48,7 @@ def complete(
 
     Example: `rasd complete --chat "What does os.path.join do?"`
     """
-    body = {
-        "model": "",
+    body: dict[str, Any] = {
         "max_tokens": max_tokens,
         "temperature": temperature,
         "speculation": speculation,
@@ -63,7 +62,7 @@ def complete(
     choice = answer["choices"][0]
     console = Console()
     console.print(choice["message"]["content"] if chat else choice["text"], markup=False)
-    console.print(_statistics(answer.get("rasd", {}), answer["usage"]["completion_tokens"]))
+    console.print(_statistics(answer["rasd"]))
 
 
 @app.command()
@@ -79,8 +78,10 @@ def check(
             settings = parse_config(application.get("args") or {})
             typer.echo(f"# {application['name']}")
             typer.echo(yaml.safe_dump(settings.model_dump(), sort_keys=False))
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ConfigError) as error:
-        _fail(f"{path}: {error!r}" if not isinstance(error, ConfigError) else str(error))
+    except (OSError, yaml.YAMLError, ConfigError) as error:
+        _fail(f"{path}: {error}")
+    except (KeyError, TypeError) as error:
+        _fail(f"{path} is no Serve config: it lacks a list `applications` of named ones: {error!r}")
 
 
 @app.command()
@@ -97,32 +98,36 @@ def version() -> None:
     typer.echo(__version__)
 
 
-def _call(url: str, key: str, route: str, body: dict[str, object]) -> dict[str, object]:
-    """One request through the OpenAI client's own transport; ends the program on an error."""
+def _call(url: str, key: str, route: str, body: dict[str, Any]) -> dict[str, Any]:
+    """One request to the service; ends the program on an error."""
     import httpx
 
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
         with httpx.Client(base_url=url, headers=headers, timeout=600) as client:
-            if not body["model"]:
-                models = client.get("/v1/models").raise_for_status().json()
-                body = {**body, "model": models["data"][0]["id"]}
-            answer = client.post(f"/v1/{route}", json=body)
+            models = client.get("/v1/models").raise_for_status().json()
+            answer = client.post(f"/v1/{route}", json={"model": models["data"][0]["id"], **body})
     except httpx.HTTPError as error:
         _fail(f"{url}: {error}")
     if answer.status_code != 200:
         _fail(f"{answer.status_code}: {answer.text}")
-    return answer.json()
+    found: dict[str, Any] = answer.json()
+    return found
 
 
-def _statistics(found: dict[str, object], tokens: int) -> Table:
-    table = Table(title=f"{tokens} tokens")
-    for column in ("source", "drafted", "accepted"):
-        table.add_column(column, justify="left" if column == "source" else "right")
+def _statistics(found: dict[str, Any]) -> Table:
+    """What speculation did, as `rasd.api.results.summary` counts it."""
+    gained = f"{found['acceptance_length']:.2f} tokens per step"
+    table = Table(title=f"{found['tokens']} tokens in {found['steps']} steps: {gained}")
+    table.add_column("source")
+    for column in ("drafted", "accepted"):
+        table.add_column(column, justify="right")
+    for source, drafted in found["drafted"].items():
+        table.add_row(source, str(drafted), str(found["accepted"][source]))
     return table
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     Console(stderr=True).print(message, style="red", markup=False)
     raise typer.Exit(1)
 

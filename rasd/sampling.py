@@ -50,9 +50,9 @@ class Draws:
         Args:
             logits: float[V], not modified.
         """
+        row = logits.float()  # exact, and arg-max of bfloat16 takes a slow path on CPUs
         if self.plain_greedy:
-            return int(logits.argmax())
-        row = logits.float()
+            return int(row.argmax())
         if self.params.reshapes_logits:
             row = self._reshape(row.clone(), path)
         if self.params.greedy:

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rasd.params import SamplingParams
-from rasd.tree import Continuations, Draft, Int32s
+from rasd.tree import Draft, Int32s
+from rasd.trie import Continuations
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

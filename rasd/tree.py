@@ -6,7 +6,7 @@ corpora or sequences. Sizes are tens of nodes, where plain loops beat array arit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -85,89 +85,6 @@ class Draft:
     expanded: Int32s
     top_ids: Int32s
     top_logprobs: Float32s
-
-
-@dataclass(frozen=True, slots=True)
-class Continuations:
-    """What followed the matched suffix elsewhere, as a trie weighted by frequency.
-
-    Attributes:
-        tokens: int32[M], parents: int32[M], parents[i] < i; -1 hangs from the anchor, the node
-            the query's tail ends in. The anchor itself is not part of the arrays.
-        counts: int32[M]; occurrences that pass through the node.
-        total: occurrences of the matched suffix.
-        match_length: tokens in the matched suffix; 0 when nothing matched.
-    """
-
-    tokens: Int32s
-    parents: Int32s
-    counts: Int32s
-    total: int
-    match_length: int
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    @classmethod
-    def none(cls) -> Continuations:
-        """No hit."""
-        empty = np.zeros(0, np.int32)
-        return cls(empty, empty, empty, 0, 0)
-
-
-def build_trie(paths: Iterable[Sequence[int]], match_length: int) -> Continuations:
-    """Merges continuations by shared prefix; counts how many pass through each node.
-
-    Siblings come in order of first appearance. ``total`` is the number of paths.
-    """
-    tokens: list[int] = []
-    parents: list[int] = []
-    counts: list[int] = []
-    children: dict[tuple[int, int], int] = {}
-    total = 0
-    for path in paths:
-        total += 1
-        node = -1
-        for token in path:
-            child = children.get((node, token))
-            if child is None:
-                child = children[node, token] = len(tokens)
-                tokens.append(token)
-                parents.append(node)
-                counts.append(0)
-            counts[child] += 1
-            node = child
-    return Continuations(
-        np.asarray(tokens, np.int32),
-        np.asarray(parents, np.int32),
-        np.asarray(counts, np.int32),
-        total,
-        match_length,
-    )
-
-
-def score_continuations(
-    found: Continuations, root: int, source: int, *, doubt: float = 1.0
-) -> DraftTree:
-    """Turns counts into a tree below ``root``.
-
-    A node's chance given its parent is its share of the occurrences, times the trust in a match
-    of L tokens, L / (L + doubt), where L grows along the path. (Our choice; the paper is silent.)
-    """
-    scores, depths, parent_counts = [1.0], [0], [found.total]
-    for parent, count in zip(found.parents.tolist(), found.counts.tolist(), strict=True):
-        above = parent + 1
-        length = found.match_length + depths[above]
-        share = count / max(parent_counts[above], 1)
-        scores.append(scores[above] * min(share, 1.0) * length / (length + doubt))
-        depths.append(depths[above] + 1)
-        parent_counts.append(count)
-    return DraftTree.of(
-        np.concatenate([np.asarray([root], np.int32), found.tokens]),
-        np.concatenate([np.asarray([-1], np.int32), found.parents + 1]),
-        scores,
-        [0] + [source] * len(found),
-    )
 
 
 def prune(retrieved: DraftTree, draft: Draft, top_k: int | None) -> DraftTree:
@@ -253,27 +170,6 @@ def trim(tree: DraftTree, depth: int) -> DraftTree:
     return _select(tree, depths(tree.parents) <= depth)
 
 
-def advance(found: Continuations, tokens: Sequence[int]) -> Continuations:
-    """A late answer, moved along ``tokens`` decided since it was asked. Empty if it leaves them."""
-    node, total = -1, found.total
-    for token in tokens:
-        below = np.flatnonzero((found.parents == node) & (found.tokens == token))
-        if len(below) == 0:
-            return Continuations.none()
-        node = int(below[0])
-        total = int(found.counts[node])
-    kept = _descendants(found.parents, node)
-    index = np.full(len(found) + 1, -1, np.int32)  # the last entry serves parent -1
-    index[np.flatnonzero(kept)] = np.arange(int(kept.sum()), dtype=np.int32)
-    return Continuations(
-        found.tokens[kept],
-        index[found.parents[kept]],
-        found.counts[kept],
-        total,
-        found.match_length + len(tokens),
-    )
-
-
 def depths(parents: Int32s) -> Int32s:
     """int32[N]: steps from the root, which has parent -1 and depth 0."""
     out: list[int] = []
@@ -321,11 +217,3 @@ def _select(tree: DraftTree, keep: Bools) -> DraftTree:
     parents = index[tree.parents[keep]]
     parents[0] = -1
     return DraftTree(tree.tokens[keep], parents, tree.scores[keep], tree.sources[keep])
-
-
-def _descendants(parents: Int32s, node: int) -> Bools:
-    """Which entries lie strictly below ``node``; all of them if it is -1."""
-    below = np.zeros(len(parents), np.bool_)
-    for i, parent in enumerate(parents.tolist()):
-        below[i] = parent == node or (parent >= 0 and below[parent])
-    return below

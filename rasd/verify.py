@@ -33,7 +33,9 @@ def walk(logits: Tensor, work: Work, draws: Draws) -> Walk:
         draws: the sequence's drawing state; moved on by the tokens returned.
     """
     first = work.decided - 1
-    picks = logits.argmax(-1).tolist() if draws.plain_greedy else None
+    # An accelerator answers for all rows at the price of one; a CPU pays for each.
+    batched = draws.plain_greedy and logits.device.type != "cpu"
+    picks = logits.argmax(-1).tolist() if batched else None
     top = draws.params.logprobs
     children = _children(work)
     path: list[int] = []

@@ -31,7 +31,8 @@ from rasd.stages import (
     VerifyRequest,
     Work,
 )
-from rasd.tree import DRAFT, Continuations, Draft, DraftTree, Int32s, build_trie, path_to
+from rasd.tree import DRAFT, Draft, DraftTree, Int32s, path_to
+from rasd.trie import Continuations, build_trie
 
 VOCABULARY = 24
 EOS = 1

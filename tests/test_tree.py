@@ -14,20 +14,17 @@ from rasd.tree import (
     CORPUS,
     DRAFT,
     PROMPT,
-    Continuations,
     Draft,
     DraftTree,
-    advance,
     ancestor_mask,
-    build_trie,
     cut,
     depths,
     fuse,
     path_to,
     prune,
-    score_continuations,
     trim,
 )
+from rasd.trie import Continuations, advance, build_trie, score_continuations
 
 ROOT = 9
 Path = tuple[int, ...]

@@ -13,7 +13,8 @@ from torch import Tensor
 from rasd.params import SamplingParams
 from rasd.sampling import Draws, filter_logits
 from rasd.stages import Work
-from rasd.tree import CORPUS, DRAFT, DraftTree, build_trie, cut, fuse, path_to, score_continuations
+from rasd.tree import CORPUS, DRAFT, DraftTree, cut, fuse, path_to
+from rasd.trie import build_trie, score_continuations
 from rasd.verify import Walk, walk
 from tests.stats import chi_square_excess
 

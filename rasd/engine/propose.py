@@ -25,7 +25,8 @@ from rasd.stages import (
     RetrieveReply,
     RetrieveRequest,
 )
-from rasd.tree import CORPUS, DRAFT, PROMPT, Continuations, Draft, DraftTree, Int32s, advance
+from rasd.tree import CORPUS, DRAFT, PROMPT, Draft, DraftTree, Int32s
+from rasd.trie import Continuations, advance
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,6 @@ from rasd.tree import (
     CORPUS,
     DRAFT,
     PROMPT,
-    Continuations,
     Draft,
     DraftTree,
     Float32s,
@@ -25,9 +24,9 @@ from rasd.tree import (
     cut,
     fuse,
     prune,
-    score_continuations,
     trim,
 )
+from rasd.trie import Continuations, score_continuations
 
 USES: Final[dict[Speculation, int]] = {
     "off": 0,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rasd.tree import Continuations
+from rasd.trie import Continuations
 
 _MAX_COUNT = 2**31 - 1
 

@@ -17,7 +17,8 @@ from rasd.config import RetrievalConfig
 from rasd.retrieval.jit import compiled
 from rasd.retrieval.kernels import address, expand
 from rasd.stages import Pending, Ready, RetrieveReply, RetrieveRequest
-from rasd.tree import Continuations, Int32s
+from rasd.tree import Int32s
+from rasd.trie import Continuations
 
 MAX_HITS: Final = 64
 """Occurrences of the longest suffix that are continued; the most recent count."""

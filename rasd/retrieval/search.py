@@ -15,7 +15,8 @@ import numpy as np
 from rasd.config import RetrievalConfig
 from rasd.retrieval.kernels import address, expand, longest
 from rasd.retrieval.segment import Segment
-from rasd.tree import Continuations, Int32s
+from rasd.tree import Int32s
+from rasd.trie import Continuations
 
 
 class Index:

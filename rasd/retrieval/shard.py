@@ -11,7 +11,8 @@ from rasd.retrieval import kernels
 from rasd.retrieval.corpus import Corpus, open_corpus
 from rasd.retrieval.search import Index
 from rasd.stages import Pending, Ready, RetrieveQuery, RetrieveReply, RetrieveRequest
-from rasd.tree import Continuations, Int32s
+from rasd.tree import Int32s
+from rasd.trie import Continuations
 
 _MAX_INDEXES = 256
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rasd.config import RetrievalConfig
-from rasd.tree import Continuations, build_trie
+from rasd.trie import Continuations, build_trie
 
 
 def best_first(trie: Continuations, nodes: int) -> Continuations:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rasd.retrieval.merge import merge
-from rasd.tree import Continuations, build_trie
+from rasd.trie import Continuations, build_trie
 from tests.retrieval import brute
 
 PATHS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), min_size=1, max_size=12)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rasd.config import RetrievalConfig
 from rasd.retrieval.prompt import MAX_HITS, PromptRetriever
 from rasd.stages import RetrieveQuery, RetrieveRequest
-from rasd.tree import Continuations
+from rasd.trie import Continuations
 from tests.retrieval import brute
 from tests.retrieval.test_search import SETTINGS
 
