@@ -212,9 +212,9 @@ class Proposer:
         }
 
     def _take_drafts(self, live: dict[int, Sequence]) -> dict[int, Draft]:
+        """Late ones are of no use: they hang from roots that are gone."""
         source = self._drafts
         answer = source.answer()
-        source.late = None  # a late draft hangs from a root that is gone
         if answer is None:
             return {}
         asked, reply = answer
