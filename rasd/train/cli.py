@@ -78,7 +78,7 @@ def eagle(
     steps: Steps = None,
     generated: Annotated[
         int, typer.Option(min=2000, help="Tokens the target writes as training text, once.")
-    ] = 300_000,
+    ] = 150_000,
     threads: Threads = 2,
 ) -> None:
     """Train the EAGLE-2 head of a target (28 minutes on two cores, unless limited)."""

@@ -21,13 +21,14 @@ from rasd.train.optimizers import make_optimizers
 from rasd.train.tokenizer import tokenizer_hash
 
 WINDOW = 1024
-ROWS = 4
-UNROLL = 3
+ROWS = 2
+UNROLL = 2
 MEASURED_STEPS = 4
 FEATURE_WEIGHT = 0.2
 """Weight of the feature loss beside the cross-entropy's 1: acceptance is what counts."""
 SHARES = {"documents": 0.3, "chats": 0.3, "generated": 0.4}
-HELD_OUT_ROWS = 12
+HELD_OUT_ROWS = 8
+HELD_OUT_GENERATED = 15_000
 LEARNING_RATE = 4e-3
 
 
@@ -137,20 +138,15 @@ def unroll(head: EagleHead, batch: Batch, steps: int) -> list[Tensor]:
     positions = torch.arange(length).expand(rows, length)
     cache, features, outputs = DynamicCache(), batch.features, []
     for step in range(steps):
-        output = head(
-            batch.embeds,
-            features,
-            positions,
-            cache,
-            unroll_mask(length, step).expand(rows, 1, -1, -1),
-        )
+        mask = unroll_mask(length, step).expand(rows, 1, -1, -1) if step else None
+        output = head(batch.embeds, features, positions, cache, mask)
         outputs.append(output)
         features = torch.cat((features[:, :1], output[:, :-1]), dim=1)
     return outputs
 
 
 def unroll_mask(length: int, step: int) -> Tensor:
-    """bool[1, 1, T, (step+1)·T] over the keys of all steps so far, oldest first.
+    """bool[1, 1, T, (step+1)·T] over the keys of all steps so far, oldest first; step 0 is causal.
 
     While drafting, the newest position was computed at this step, the one before it at the step
     before, and so on; everything older was computed from the target's own features.
@@ -172,7 +168,11 @@ def train_eagle(target_directory: Path, plan: Plan, export: Path, *, generated: 
         {
             **_streams(load_corpus(tokenizer, held_out=side)),
             "generated": load_generated(
-                plan.directory, target, tokenizer, generated if not side else 40_000, held_out=side
+                plan.directory,
+                target,
+                tokenizer,
+                generated if not side else HELD_OUT_GENERATED,
+                held_out=side,
             ),
         }
         for side in (False, True)

@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from rasd.train.batches import encode_documents
 from rasd.train.text import documents, questions
 
-ROWS = 32
+ROWS = 64
 NEW_TOKENS = 256
 PREFIX = 64
 """Tokens of a document that the target is asked to continue."""
