@@ -63,7 +63,7 @@ class EngineChannel:
 
     def __init__(self, secret: bytes, *, patience_s: float) -> None:
         self.on_engine_lost: Callable[[str], None] = lambda reason: None
-        self.on_target_lost: Callable[[str], None] = lambda reason: None
+        self.on_target_lost: Callable[[TargetLost], None] = lambda message: None
         self.resubmitted = 0
         self._secret = secret
         self._patience_s = patience_s
@@ -193,7 +193,7 @@ class EngineChannel:
                 if flight is not None:
                     flight.take(output)
         elif isinstance(message, TargetLost):
-            self.on_target_lost(message.reason)
+            self.on_target_lost(message)
         else:
             raise WireError(f"{type(message).__name__} is not expected here")
 

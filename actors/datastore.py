@@ -63,15 +63,20 @@ class Datastore:
             raise ConfigError("datastore must be set; got null")
         self._config = config
         self._store: DatastoreConfig = config.datastore
-        self._count = ShardCount().shards
+        self._count: int | None = None  # until Serve calls `reconfigure`
         self._partitions: dict[str, int] = {}
         self._table = ShardTable(0)
         self._published = asyncio.Event()
         self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._fleet: Fleet | None = None
         setting = await asyncio.to_thread(_shard_setting, config, self._store)
-        self._fleet = Fleet(_prefix(secret), setting, secret, self._wake.set)
-        self._version = await self._fleet.adopt()
-        self._tasks = [asyncio.create_task(self._make_corpora())]
+        fleet = self._fleet = Fleet(_prefix(secret), setting, secret, self._wake.set)
+        self._version = await fleet.adopt()
+        self._tasks = [
+            asyncio.create_task(self._make_corpora()),
+            asyncio.create_task(self._control(fleet)),
+        ]
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Changes the number of shards; partitions move, nothing is rebuilt.
@@ -84,8 +89,6 @@ class Datastore:
         except ValidationError as error:
             raise ConfigError(f"user_config of Datastore: {error}") from error
         self._wake.set()
-        if len(self._tasks) == 1:  # the first call comes right after the constructor
-            self._tasks.append(asyncio.create_task(self._control()))
 
     async def table(self, known: int) -> ShardTable:
         """The newest table; if it is the ``known`` one, after a change or `LONG_POLL_S`."""
@@ -104,9 +107,11 @@ class Datastore:
                 raise RuntimeError("the datastore's controller stopped") from task.exception()
 
     async def __del__(self) -> None:
+        """Serve calls this when nothing runs any more; maybe before we are complete."""
         for task in self._tasks:
             task.cancel()
-        self._fleet.close()
+        if self._fleet is not None:
+            self._fleet.close()
 
     # --- inside -----------------------------------------------------------------------------
 
@@ -123,10 +128,10 @@ class Datastore:
         self._partitions[corpus.name] = count
         self._wake.set()
 
-    async def _control(self) -> None:
+    async def _control(self, fleet: Fleet) -> None:
         while True:
             try:
-                await self._reconcile()
+                await self._reconcile(fleet)
             except Exception:
                 _log.exception("the shards are not as they should be; tried again soon")
             try:
@@ -136,14 +141,14 @@ class Datastore:
                 pass
             self._wake.clear()
 
-    async def _reconcile(self) -> None:
+    async def _reconcile(self, fleet: Fleet) -> None:
         """Makes shards and table what they should be. What fails is tried again."""
         count, partitions = self._count, dict(self._partitions)
-        await self._fleet.renew()
-        if not partitions:
+        await fleet.renew()
+        if not partitions or count is None:
             return
-        await self._fleet.grow(count)
-        shards = self._fleet.members[:count]
+        await fleet.grow(count)
+        shards = fleet.members[:count]
         holdings = deal(partitions, count)
         wanted = tuple(
             ShardEntry(shard.address, held) for shard, held in zip(shards, holdings, strict=True)
@@ -158,7 +163,7 @@ class Datastore:
             ]
             await asyncio.gather(*loads)
         self._publish(ShardTable(self._version, wanted))
-        self._fleet.retire(count)
+        fleet.retire(count)
 
     def _publish(self, table: ShardTable) -> None:
         _log.info("table %d: %d shards hold %s", table.version, len(table.shards), table.corpora)

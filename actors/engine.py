@@ -153,8 +153,7 @@ class EngineService:
                 run(self._engine, self.mailbox)
                 return
             except StageError as error:
-                _log.warning("the target is lost: %s", error)
-                self.mailbox.tell(TargetLost(str(error)))
+                self._report(self._target.address, error)
                 self._target.close()
                 self._await_target()
 
@@ -162,15 +161,19 @@ class EngineService:
         """Acts on what the owner says until there is a target again."""
         lost = self._target
         while self._target is lost:
-            try:
-                self.mailbox.act(timeout_s=1.0)
-            except StageError as error:
-                _log.warning("the new target is lost, too: %s", error)
-                self.mailbox.tell(TargetLost(str(error)))
+            self.mailbox.act(timeout_s=1.0)
+
+    def _report(self, address: str, error: StageError) -> None:
+        _log.warning("the target at %s is lost: %s", address, error)
+        self.mailbox.tell(TargetLost(address, str(error)))
 
     def _take_target(self, ref: TargetRef) -> None:
+        try:
+            target = RemoteTarget(ref, self._secret, timeout_s=_TAKEOVER_S)
+        except StageError as error:  # its owner makes another one
+            self._report(ref.addresses[0], error)
+            return
         self._target.close()
-        target = RemoteTarget(ref, self._secret, timeout_s=_TAKEOVER_S)
         self._engine.replace_target(target)
         self._target = target
 

@@ -18,6 +18,7 @@ from actors.engine import EngineActor
 from actors.keeper import Keeper, Part
 from actors.shard import ShardTable
 from actors.target import TargetRank, TargetRef
+from actors.wire import TargetLost
 from rasd.config import AppConfig
 
 _log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Replica:
                 "drafter", self._create_drafter, self._share_drafter, self._lose_drafter
             )
         channel.on_engine_lost = self.keepers["engine"].condemn
-        channel.on_target_lost = self.keepers["target"].condemn
+        channel.on_target_lost = self._condemn_target
 
     async def start(self) -> TargetRef:
         """Brings everything up. Says what the target is.
@@ -123,6 +124,11 @@ class Replica:
         await self._tell_engine("replace_target", self._target_ref)
         self._target_up.set()
         self._set_available()
+
+    def _condemn_target(self, message: TargetLost) -> None:
+        """The engine's verdict; it may be about a target that is replaced by now."""
+        if self._target_ref is not None and message.address == self._target_ref.addresses[0]:
+            self.keepers["target"].condemn(message.reason)
 
     def _lose_target(self) -> None:
         self._ranks, self._target_ref = [], None

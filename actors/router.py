@@ -21,6 +21,7 @@ from rasd.api.http import build_app
 from rasd.api.results import Result
 from rasd.api.service import TextService
 from rasd.config import AppConfig
+from rasd.errors import Unavailable
 from rasd.text import load_tokenizer
 
 _log = logging.getLogger(__name__)
@@ -38,12 +39,13 @@ class Router:
         self, config: AppConfig, secret: bytes, datastore: DeploymentHandle | None
     ) -> None:
         log_to_stderr()
-        await check_proxy(config.router)
         self._config = config
         self._table = ShardTable(0)
         self._watching: asyncio.Task[None] | None = None
+        self._service: TextService | None = None
         channel = EngineChannel(secret, patience_s=config.router.queue_deadline_s)
         self._replica = Replica(config, secret, channel)
+        await check_proxy(config.router)
         tokenizer, target = await asyncio.gather(
             asyncio.to_thread(load_tokenizer, config.target.model, config.target.revision),
             self._replica.start(),
@@ -57,15 +59,26 @@ class Router:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve calls this after the constructor."""
-        return build_app(lambda: self._service, self._config.router, proxy_host=proxy_host)
+        return build_app(lambda: self.service, self._config.router, proxy_host=proxy_host)
+
+    @property
+    def service(self) -> TextService:
+        """What answers.
+
+        Raises:
+            Unavailable: it is not there yet.
+        """
+        if self._service is None:
+            raise Unavailable("the service is starting")
+        return self._service
 
     async def generate(self, prompt: Prompt, **params: Any) -> Result:
         """See `TextService.generate`; for handles in the cluster, which are trusted."""
-        return await self._service.generate(prompt, **params)
+        return await self.service.generate(prompt, **params)
 
     async def stream(self, prompt: Prompt, **params: Any) -> AsyncGenerator[Piece, None]:
         """See `TextService.stream`; for handles with ``stream=True``."""
-        async with aclosing(self._service.stream(prompt, **params)) as pieces:
+        async with aclosing(self.service.stream(prompt, **params)) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -79,12 +92,13 @@ class Router:
             raise self._replica.failure
 
     async def __del__(self) -> None:
-        """Serve calls this when nothing runs any more, or when patience has ended."""
+        """Serve calls this when nothing runs any more, or patience ends; maybe half-way up."""
         if self._watching is not None:
             self._watching.cancel()
-        self._service.begin_drain()
+        if self._service is not None:
+            self._service.begin_drain()
+            self._service.close()
         self._replica.close()
-        self._service.close()
 
     async def _watch_table(self, datastore: DeploymentHandle) -> None:
         """Follows the datastore. While it is gone, its shards are asked as before."""

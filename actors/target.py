@@ -159,6 +159,11 @@ class RemoteTarget:
     def info(self) -> TargetInfo:
         return self._info
 
+    @property
+    def address(self) -> str:
+        """Where rank 0 listens, which no other target ever does."""
+        return self._clients[0].address
+
     def verify(self, request: VerifyRequest) -> Verifying:
         """See `rasd.stages.Target`."""
         body = encode(request)

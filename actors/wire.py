@@ -74,8 +74,9 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class TargetLost:
-    """Engine to router: the target failed, or did not answer in time; it must be replaced."""
+    """Engine to router: the target at this address failed, or did not answer in time."""
 
+    address: str
     reason: str
 
 

@@ -13,6 +13,7 @@ from actors.channel import EngineChannel
 from actors.draft import DrafterRef, DraftService
 from actors.engine import EngineService
 from actors.target import TargetRef, TargetService
+from actors.wire import TargetLost
 from rasd.config import AppConfig, EngineConfig
 from rasd.engine.api import Output, Request
 from rasd.errors import StageUnavailable, Unavailable
@@ -55,7 +56,7 @@ class House:
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
         self.channel = EngineChannel(SECRET, patience_s=5)
-        self.lost: list[str] = []
+        self.lost: list[TargetLost] = []
         self.channel.on_target_lost = self.lost.append
         self.target, self.ref = self.new_target()
         self.engine: EngineService | None = None
@@ -173,6 +174,7 @@ async def test_text_goes_on_with_another_engine(house: House, at: int) -> None:
 @pytest.mark.parametrize("at", [1, 3, 9])
 async def test_text_goes_on_with_another_target(house: House, at: int) -> None:
     house.new_engine()
+    first = house.ref
 
     def fail(request: VerifyRequest) -> None:
         raise StageUnavailable("the fake fails")
@@ -192,7 +194,8 @@ async def test_text_goes_on_with_another_target(house: House, at: int) -> None:
     await watching
     for request, each in zip(requests(), outputs, strict=True):
         check(request, each)
-    assert len(house.lost) == 1 and not house.target.inner.violations
+    assert [lost.address for lost in house.lost] == [first.addresses[0]]
+    assert not house.target.inner.violations
 
 
 async def test_another_drafter_drafts_for_what_runs(house: House) -> None:

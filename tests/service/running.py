@@ -88,7 +88,7 @@ class Service:
         from ray.serve.schema import ServeDeploySchema
 
         schema = ServeDeploySchema.model_validate(copy.deepcopy(self.config))
-        _get_global_client().deploy_apps(schema, _blocking=True)
+        _get_global_client().deploy_apps(schema)
         until(lambda: self.status("/ready") == 200, "ready")
 
     def set_shards(self, count: int) -> None:
