@@ -29,6 +29,7 @@ LEASE_S: Final = 60.0
 RENEW_S: Final = 5.0
 LONG_POLL_S: Final = 2.0
 """Short, because Serve lets a call end before it asks us to go, even if its caller is gone."""
+_RETRY_S: Final = 1.0
 _LOAD_DEADLINE_S: Final = 600.0
 
 
@@ -76,6 +77,7 @@ class Datastore:
         self._tasks = [
             asyncio.create_task(self._make_corpora()),
             asyncio.create_task(self._control(fleet)),
+            asyncio.create_task(_renew(fleet)),
         ]
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -134,17 +136,14 @@ class Datastore:
                 await self._reconcile(fleet)
             except Exception:
                 _log.exception("the shards are not as they should be; tried again soon")
-            try:
-                async with asyncio.timeout(RENEW_S):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+                await asyncio.sleep(_RETRY_S)
+            else:
+                await self._wake.wait()
             self._wake.clear()
 
     async def _reconcile(self, fleet: Fleet) -> None:
         """Makes shards and table what they should be. What fails is tried again."""
         count, partitions = self._count, dict(self._partitions)
-        await fleet.renew()
         if not partitions or count is None:
             return
         await fleet.grow(count)
@@ -170,6 +169,13 @@ class Datastore:
         self._table = table
         self._published.set()
         self._published = asyncio.Event()
+
+
+async def _renew(fleet: Fleet) -> None:
+    """On its own, so that shards that load for long do not run out of lease."""
+    while True:
+        await fleet.renew()
+        await asyncio.sleep(RENEW_S)
 
 
 def _prefix(secret: bytes) -> str:

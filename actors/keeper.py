@@ -17,6 +17,7 @@ _log = logging.getLogger(__name__)
 PROBE_S: Final = 5.0
 PROBE_MISSES: Final = 3
 MAX_FAILURES: Final = 3
+RETRY_S: Final = 60.0
 STABLE_S: Final = 30.0
 """Whoever dies sooner than this after a start counts as a failed restart."""
 
@@ -31,6 +32,7 @@ class Part:
             They have methods ``run``, which lasts as long as they do, and ``ping``.
         announce: tells the others, once they run.
         lost: called at once when one of them is gone.
+        vital: whether the owner cannot do without it. If not, restarts never end.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Part:
     announce: Callable[[], Awaitable[None]]
     lost: Callable[[], None]
     deadline_s: float
+    vital: bool = True
 
 
 class Keeper:
@@ -57,7 +60,7 @@ class Keeper:
         self._part = part
         self._crew: list[Any] = []
         self._runs: list[asyncio.Task[None]] = []
-        self._condemned: asyncio.Future[str] | None = None
+        self._condemned: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._failures = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -76,7 +79,7 @@ class Keeper:
 
     def condemn(self, reason: str) -> None:
         """The part is no good any more, whatever its processes say."""
-        if self._condemned is not None and not self._condemned.done():
+        if not self._condemned.done():
             self._condemned.set_result(reason)
 
     def close(self) -> None:
@@ -108,11 +111,12 @@ class Keeper:
 
     async def _restarted(self) -> bool:
         if self._failures >= MAX_FAILURES:
-            self.failed = Unavailable(
-                f"the {self._part.name} was lost {self._failures} times in a row"
-            )
-            _log.error("%s; no further restart", self.failed)
-            await asyncio.Event().wait()  # whoever owns us replaces us
+            reason = f"the {self._part.name} was lost {self._failures} times in a row"
+            _log.error("%s", reason)
+            if self._part.vital:
+                self.failed = Unavailable(reason)
+                await asyncio.Event().wait()  # our owner is replaced, and so are we
+            await asyncio.sleep(RETRY_S)
         started = time.monotonic()
         try:
             await self._bring_up()
@@ -127,7 +131,6 @@ class Keeper:
         """Waits until a run ends, a verdict falls, or probes are not answered; says which."""
         misses = 0
         while misses < PROBE_MISSES:
-            assert self._condemned is not None  # noqa: S101 - set by every start
             waiting: set[asyncio.Future[Any]] = {*self._runs, self._condemned}
             done, _ = await asyncio.wait(
                 waiting, timeout=PROBE_S, return_when=asyncio.FIRST_COMPLETED

@@ -58,7 +58,11 @@ class Replica:
         }
         if config.drafter is not None:
             self.keepers["drafter"] = _keeper(
-                "drafter", self._create_drafter, self._share_drafter, self._lose_drafter
+                "drafter",
+                self._create_drafter,
+                self._share_drafter,
+                self._lose_drafter,
+                vital=False,
             )
         channel.on_engine_lost = self.keepers["engine"].condemn
         channel.on_target_lost = self._condemn_target
@@ -195,8 +199,10 @@ def _keeper(
     create: Callable[[list[Any]], Awaitable[None]],
     share: Callable[[], Awaitable[None]],
     lose: Callable[[], None],
+    *,
+    vital: bool = True,
 ) -> Keeper:
-    return Keeper(Part(name, create, share, lose, LOAD_DEADLINE_S))
+    return Keeper(Part(name, create, share, lose, LOAD_DEADLINE_S, vital))
 
 
 async def _told(name: str, call: Awaitable[Any]) -> None:

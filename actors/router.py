@@ -6,9 +6,11 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Final
 
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, Gauge
 from ray.serve.handle import DeploymentHandle
 
 from actors.channel import EngineChannel
@@ -53,6 +55,7 @@ class Router:
         self._service = TextService(
             channel, tokenizer, config.router, target.info, lambda: self._table.corpora
         )
+        self._count_restarts(self._service.metrics.registry)
         if datastore is not None:
             self._watching = asyncio.create_task(self._watch_table(datastore))
         _log.info("ready")
@@ -99,6 +102,13 @@ class Router:
             self._service.begin_drain()
             self._service.close()
         self._replica.close()
+
+    def _count_restarts(self, registry: CollectorRegistry) -> None:
+        name, text = "rasd:stage_restarts", "How often a stage was lost and re-created"
+        gauge = Gauge(name, text, ["model_name", "stage"], registry=registry)
+        for stage, keeper in self._replica.keepers.items():
+            counted = gauge.labels(self._config.router.served_model_name, stage)
+            counted.set_function(partial(getattr, keeper, "restarts"))
 
     async def _watch_table(self, datastore: DeploymentHandle) -> None:
         """Follows the datastore. While it is gone, its shards are asked as before."""

@@ -40,13 +40,13 @@ class Actor:
 class Stage:
     """A part of ``size`` actors, and what happened to it."""
 
-    def __init__(self, size: int = 1) -> None:
+    def __init__(self, size: int = 1, *, vital: bool = True) -> None:
         self.size = size
         self.crews: list[list[Actor]] = []
         self.faults = 0
         self.announced = 0
         self.lost = 0
-        self.keeper = Keeper(Part("stage", self._create, self._announce, self._lose, 5.0))
+        self.keeper = Keeper(Part("stage", self._create, self._announce, self._lose, 5.0, vital))
 
     async def _create(self, crew: list[Any]) -> None:
         self.crews.append(crew)
@@ -128,6 +128,17 @@ async def test_failed_restarts_are_tried_again_three_times() -> None:
         while stage.keeper.failed is None:
             await asyncio.sleep(0.001)
     assert "3 times" in str(stage.keeper.failed) and stage.announced == 1
+    stage.keeper.close()
+
+
+async def test_who_is_not_vital_is_tried_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "RETRY_S", 0.0)
+    stage = Stage(vital=False)
+    await stage.keeper.start()
+    stage.faults = 5
+    stage.crews[0][0].die()
+    await stage.until(announced=2)
+    assert stage.keeper.failed is None and len(stage.crews) == 7
     stage.keeper.close()
 
 

@@ -88,6 +88,10 @@ def hit(service: Service, kind: str, number: int = 0) -> tuple[Running, Callable
     return running, replaced
 
 
+def restarts_of(service: Service, stage: str) -> float:
+    return service.metric("stage_restarts", f'stage="{stage}"')
+
+
 def test_undisturbed_text_is_that_of_the_model(service: Service, plain: list[list[int]]) -> None:
     running = Running(service)
     assert running.finished() == plain
@@ -126,19 +130,22 @@ def test_a_killed_drafter_drafts_again_for_what_runs(
 def test_a_killed_rank_takes_all_ranks_with_it(
     service: Service, plain: list[list[int]], rank: int
 ) -> None:
-    before = set(processes("TargetRank"))
+    before, restarts = set(processes("TargetRank")), restarts_of(service, "target")
     running, _ = hit(service, "TargetRank", rank)
     until(lambda: service.status("/ready") == 503, "not ready", 5)
     until(lambda: service.status("/ready") == 200, "ready again", 60)
     assert not before & set(processes("TargetRank")) and len(processes("TargetRank")) == 2
     assert running.finished() == plain
+    assert restarts_of(service, "target") == restarts + 1
 
 
 def test_a_killed_engine(service: Service, plain: list[list[int]]) -> None:
+    restarts = restarts_of(service, "engine")
     running, replaced = hit(service, "EngineActor")
     until(replaced, "another engine", 30)
     assert running.finished() == plain
     assert service.metric("kv_cache_usage_perc") == 0
+    assert restarts_of(service, "engine") == restarts + 1
 
 
 def test_a_frozen_shard_costs_no_text(service: Service, plain: list[list[int]]) -> None:

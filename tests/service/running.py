@@ -108,11 +108,12 @@ class Service:
         except OSError:
             return 0
 
-    def metric(self, name: str) -> float:
-        """A metric without further labels."""
+    def metric(self, name: str, label: str = "") -> float:
+        """A metric; ``label`` is its second one, as in ``stage="target"``."""
         with urllib.request.urlopen(self.url + "/metrics", timeout=10) as answer:
             text = answer.read().decode()
-        (value,) = re.findall(rf"^rasd:{name}{{[^,}}]*}} (\S+)$", text, re.MULTILINE)
+        labels = f'model_name="rasd",{label}' if label else 'model_name="rasd"'
+        (value,) = re.findall(rf"^rasd:{name}{{{labels}}} (\S+)$", text, re.MULTILINE)
         return float(value)
 
     @property
