@@ -24,6 +24,7 @@ from rasd.draft.runner import EagleRunner
 from rasd.draft.weights import SharedWeights, checkpoint_dtype, find_file
 from rasd.errors import ConfigError, ModelError
 from rasd.stages import DraftQuery, DraftReply, DraftRequest, Features, Ready
+from rasd.text import load_tokenizer, tokenizer_hash
 from rasd.tree import Draft
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ class EagleDrafter:
         if weights is None or find_file(config.model, "config.json") is None:
             raise ModelError(f"{config.model} lacks config.json or model.safetensors")
         head = EagleHead.load(weights.parent, checkpoint_dtype(weights))
+        _check_tokenizer(head, target, revision)
         return cls(config, head, shared or SharedWeights.read(target, revision))
 
     # --- contract -----------------------------------------------------------------------------
@@ -270,3 +272,13 @@ class EagleDrafter:
         self._cache.close(sequence)
         self._features.drop(sequence)
         self._sequences.pop(sequence, None)
+
+
+def _check_tokenizer(head: EagleHead, target: str, revision: str | None) -> None:
+    """A head that says which tokenizer it learned must not draft in another one's tokens."""
+    learned = getattr(head.config, "target_tokenizer_sha256", None)
+    if learned is None:
+        return
+    found = tokenizer_hash(load_tokenizer(target, revision))
+    if learned != found:
+        raise ModelError(f"the EAGLE head was trained for tokenizer {learned}; got {found}")

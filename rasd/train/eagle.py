@@ -14,11 +14,11 @@ from torch.nn import functional
 from transformers import AutoTokenizer, DynamicCache, LlamaForCausalLM
 
 from rasd.draft.eagle_head import EagleHead, eagle_config
+from rasd.text import tokenizer_hash
 from rasd.train.batches import Corpus, fixed_windows, load_corpus, random_window
 from rasd.train.generate import load_generated
 from rasd.train.loop import Plan, State, train
 from rasd.train.optimizers import make_optimizers
-from rasd.train.tokenizer import tokenizer_hash
 
 WINDOW = 1024
 ROWS = 2
@@ -178,7 +178,7 @@ def train_eagle(target_directory: Path, plan: Plan, export: Path, *, generated: 
         for side in (False, True)
     )
     torch.manual_seed(plan.seed)
-    config = eagle_config(target.config, target_tokenizer_sha256=tokenizer_hash(target_directory))
+    config = eagle_config(target.config, target_tokenizer_sha256=tokenizer_hash(tokenizer))
     head = EagleHead(config)
     return train(EagleTask(head, target, streams, held_out), plan, lambda _: head.save(export))
 

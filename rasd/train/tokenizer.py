@@ -1,6 +1,5 @@
 """The embedded model's tokenizer: byte-level BPE with a chat template, in Hugging Face layout."""
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -85,8 +84,3 @@ def publish_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path) -> No
     """Write the tokenizer's files into `directory`, each replaced at once."""
     with staged(directory) as staging:
         save_tokenizer(tokenizer, staging)
-
-
-def tokenizer_hash(directory: Path) -> str:
-    """SHA-256 of `tokenizer.json`, hexadecimal: tells a drafter that it fits a target."""
-    return hashlib.sha256((directory / "tokenizer.json").read_bytes()).hexdigest()

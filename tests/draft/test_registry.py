@@ -15,7 +15,9 @@ from rasd.config import DrafterConfig
 from rasd.draft import KINDS, drafter_class
 from rasd.errors import ConfigError, ModelError
 from rasd.stages import Features
+from rasd.text import tokenizer_hash
 from tests.draft.twin import World, assert_same, propose, twin
+from tests.tokenizers import byte_tokenizer
 
 
 def test_unknown_kind_is_refused() -> None:
@@ -85,3 +87,17 @@ def test_missing_head_is_a_model_error(world: World, tmp_path: Path, name: str) 
     (tmp_path / "eagle" / name).unlink()
     with pytest.raises(ModelError, match=r"lacks config\.json or model\.safetensors"):
         drafter_class("eagle2").load(config(tmp_path, "auto"), str(tmp_path / "target"))
+
+
+def test_a_head_of_another_tokenizer_is_refused(world: World, tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "target")
+    settings = config(tmp_path, "float32")
+    for learned, sound in ((tokenizer_hash(tokenizer), True), ("0" * 64, False)):
+        world.head.config.target_tokenizer_sha256 = learned
+        world.head.save(tmp_path / "eagle")
+        if sound:
+            drafter_class("eagle2").load(settings, str(tmp_path / "target")).close()
+        else:
+            with pytest.raises(ModelError, match="trained for tokenizer 000"):
+                drafter_class("eagle2").load(settings, str(tmp_path / "target"))

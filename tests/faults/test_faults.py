@@ -26,27 +26,37 @@ ASK: dict[str, Any] = {"temperature": 0.0, "max_tokens": TOKENS, "ignore_eos": T
 class Running:
     """Requests on their way, each read by a thread of its own."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, tokens: int = TOKENS) -> None:
         self.pieces: list[list[Any]] = [[] for _ in PROMPTS]
+        self._expected = tokens
         self._errors: list[BaseException] = []
+        self._streams = [service.stream(p, **{**ASK, "max_tokens": tokens}) for p in PROMPTS]
         self._threads = [
-            threading.Thread(target=self._read, args=(service, i), daemon=True)
-            for i in range(len(PROMPTS))
+            threading.Thread(target=self._read, args=pair, daemon=True)
+            for pair in zip(self._streams, self.pieces, strict=True)
         ]
         for thread in self._threads:
             thread.start()
 
-    def _read(self, service: Service, number: int) -> None:
+    def _read(self, stream: Any, pieces: list[Any]) -> None:
         try:
-            for piece in service.stream(PROMPTS[number], **ASK):
-                self.pieces[number].append(piece)
+            for piece in stream:
+                pieces.append(piece)
         except BaseException as error:
             self._errors.append(error)
 
-    def started(self) -> bool:
-        """Whether every request has text, and none its end."""
+    def tokens(self) -> list[list[int]]:
+        """What each request has so far; none has failed."""
         assert not self._errors
-        return all(2 <= sum(len(p.tokens) for p in pieces) for pieces in self.pieces)
+        return [[token for piece in pieces for token in piece.tokens] for pieces in self.pieces]
+
+    def started(self) -> bool:
+        """Whether every request has text."""
+        return all(len(tokens) >= 2 for tokens in self.tokens())
+
+    def drafted(self, source: str) -> int:
+        """Nodes that a source has drafted so far, over all requests."""
+        return sum(p[-1].statistics.drafted[source] for p in self.pieces if p)
 
     def finished(self) -> list[list[int]]:
         """Waits for the ends; the tokens of each request."""
@@ -54,16 +64,20 @@ class Running:
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0))
             assert not thread.is_alive(), "a request did not end"
-        assert not self._errors
+        tokens = self.tokens()
         for pieces in self.pieces:
             assert [piece.finish for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
             assert pieces[-1].finish == "length"
-            assert pieces[-1].statistics.tokens == TOKENS
-        return [[token for piece in pieces for token in piece.tokens] for pieces in self.pieces]
+            assert pieces[-1].statistics.tokens == self._expected
+        return tokens
 
-    def drafted(self, source: str) -> int:
-        """Nodes that a source has drafted so far, over all requests."""
-        return sum(p[-1].statistics.drafted[source] for p in self.pieces if p)
+    def cancel(self) -> None:
+        """Lets go of all."""
+        for stream in self._streams:
+            stream.cancel()
+        for thread in self._threads:
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")
@@ -108,22 +122,25 @@ def test_a_killed_shard(service: Service, plain: list[list[int]]) -> None:
 def test_a_killed_drafter_drafts_again_for_what_runs(
     service: Service, plain: list[list[int]]
 ) -> None:
-    asked = {**ASK, "max_tokens": 1200}
-    stream = service.stream(PROMPTS[0], **asked)
-    pieces = [next(stream) for _ in range(3)]
-    (victim,) = processes("DraftActor")
+    (victim,), restarts = processes("DraftActor"), restarts_of(service, "drafter")
+    running = Running(service, tokens=1900)
+    until(lambda: running.started() and running.drafted("draft"), "drafts")
     os.kill(victim, signal.SIGKILL)
-    silent, grown = 0, 0
-    for piece in stream:
-        grew = piece.statistics.drafted["draft"] > pieces[-1].statistics.drafted["draft"]
-        silent += not grew
-        grown = grown + 1 if grew and silent else grown
-        pieces.append(piece)
-    assert processes("DraftActor") and victim not in processes("DraftActor")
-    assert silent > 0, "the drafter's death was not felt"
-    assert grown > 5, "the new drafter did not draft"
-    tokens = [token for piece in pieces for token in piece.tokens]
-    assert len(tokens) == 1200 and tokens[:TOKENS] == plain[0]
+    until(lambda: restarts_of(service, "drafter") == restarts + 1, "death", 5)
+    until(lambda: not grows(running), "no more drafts", 30)
+    until(lambda: grows(running), "drafts of another drafter", 90)
+    assert processes("DraftActor") not in ([], [victim])
+    for tokens, expected in zip(running.tokens(), plain, strict=True):
+        length = min(len(tokens), TOKENS)
+        assert 20 < len(tokens) < 1900 and tokens[:length] == expected[:length]
+    running.cancel()
+
+
+def grows(running: Running) -> bool:
+    """Whether the next tokens bring drafted nodes."""
+    before, drafted = sum(map(len, running.tokens())), running.drafted("draft")
+    until(lambda: sum(map(len, running.tokens())) >= before + 20, "tokens")
+    return running.drafted("draft") > drafted
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -126,9 +126,9 @@ class Service:
         """Through the Python handle, to the end."""
         return self.handle.generate.remote(prompt, **params).result(timeout_s=PATIENCE_S)
 
-    def stream(self, prompt: str, **params: Any) -> Iterator[Any]:
-        """Through the Python handle, a piece at a time."""
-        return iter(self.handle.options(stream=True).stream.remote(prompt, **params))
+    def stream(self, prompt: str, **params: Any) -> Any:
+        """Through the Python handle, an iterator of pieces that can be cancelled."""
+        return self.handle.options(stream=True).stream.remote(prompt, **params)
 
 
 def shipped_config(place: Path, **changes: Any) -> dict[str, Any]:
