@@ -14,6 +14,9 @@ from actors.router import Router
 from rasd.config import parse_config
 
 SECRET_BYTES: Final = 32
+HEALTH_S: Final = 2.0
+"""How long the death of a replica's process may stay unseen by Serve."""
+
 # Our own gate is exact and refuses with 429; Serve's limit only has to be out of its way.
 _NO_LIMIT: Final = 100_000
 
@@ -36,6 +39,7 @@ def build(args: dict[str, Any]) -> serve.Application:
                 ray_actor_options={"num_cpus": CPU_SHARE},
                 max_ongoing_requests=_NO_LIMIT,
                 user_config={"shards": 1},
+                health_check_period_s=HEALTH_S,
                 graceful_shutdown_wait_loop_s=0.5,
                 graceful_shutdown_timeout_s=10,
             )
@@ -48,7 +52,8 @@ def build(args: dict[str, Any]) -> serve.Application:
         placement_group_bundles=bundles(config),
         placement_group_strategy="PACK",
         max_ongoing_requests=_NO_LIMIT,
-        health_check_period_s=5,
+        health_check_period_s=HEALTH_S,
+        max_constructor_retry_count=2,  # a wrong setting stays wrong
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=config.router.run_deadline_s,
     )

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parent.parent.parent
-PATIENCE_S = 120.0
+PATIENCE_S = 240.0  # machines that build things are busy
 
 PROMPTS = (
     "import os\nimport sys\n\n\ndef main(",
@@ -89,7 +89,14 @@ class Service:
 
         schema = ServeDeploySchema.model_validate(copy.deepcopy(self.config))
         _get_global_client().deploy_apps(schema)
-        until(lambda: self.status("/ready") == 200, "ready")
+        until(self._is_ready, "ready")
+
+    def _is_ready(self) -> bool:
+        from ray import serve
+
+        application = serve.status().applications.get("rasd")
+        assert application is None or application.status != "DEPLOY_FAILED", application.message
+        return self.status("/ready") == 200
 
     def set_shards(self, count: int) -> None:
         """Changes the datastore's user_config, as an operator does."""
