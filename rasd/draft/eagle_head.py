@@ -129,6 +129,8 @@ def eagle_config(target: Any, **extra: Any) -> LlamaConfig:
         "max_position_embeddings",
         "rms_norm_eps",
         "rope_parameters",
+        "bos_token_id",
+        "eos_token_id",
     )
     fields = {name: getattr(target, name) for name in names}
     return LlamaConfig(num_hidden_layers=1, bias=False, **fields, **extra)
