@@ -34,6 +34,7 @@ class _Flight:
     tokens: list[int] = field(default_factory=list)
     totals: Statistics = field(default_factory=Statistics)
     before: Statistics = field(default_factory=Statistics)
+    ended: bool = False
     unread: asyncio.Queue[Output | Unavailable] = field(default_factory=asyncio.Queue)
 
     def resumed(self) -> Request:
@@ -44,6 +45,7 @@ class _Flight:
     def take(self, output: Output) -> None:
         """The engine brought this."""
         self.tokens += output.tokens
+        self.ended = output.finish is not None
         self.totals = _sum(self.before, output.statistics)
         self.unread.put_nowait(replace(output, statistics=self.totals))
 
@@ -118,6 +120,8 @@ class EngineChannel:
         monitor = socket.get_monitor_socket(CONNECTION_ENDS)
         socket.connect(address)
         for flight in self._flights.values():
+            if flight.ended:  # only its reader is behind
+                continue
             flight.before = flight.totals
             self.resubmitted += 1
             self._send(Submit(flight.resumed()))

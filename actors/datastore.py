@@ -125,7 +125,8 @@ class Datastore:
         try:
             count = await make.remote(self._config.target, self._store, corpus)
         except Exception as error:
-            _log.error("corpus %s is not served: %s", corpus.name, error)
+            reason = getattr(error, "cause", error)  # of Ray's error, which is a traceback
+            _log.error("corpus %s is not served: %r", corpus.name, reason)
             return
         self._partitions[corpus.name] = count
         self._wake.set()

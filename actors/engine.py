@@ -95,8 +95,9 @@ class SocketMailbox:
             command = decode(frames[2])
             if not isinstance(command, Submit | Cancel):
                 raise WireError(f"{type(command).__name__} is not expected here")
-        except WireError:
+        except WireError as error:
             self.refused += 1
+            _log.warning("a message is refused: %s", error)
             return None
         self._router = frames[0]
         return command
@@ -130,6 +131,7 @@ class EngineService:
             prompt=PromptRetriever(config.retrieval),
             corpus=self._corpora,
             eos=target.eos,
+            features=config.drafter is not None,
         )
         self.mailbox = SocketMailbox(host, secret)
         self.replace_drafter(drafter)

@@ -17,6 +17,7 @@ from rasd.stages import Features, FeatureSink
 
 # Messages held on either side; one holds the rows of a sequence in one step.
 _QUEUE: Final = 128
+_PART_BYTES: Final = 2**23
 
 
 class FeatureSender:
@@ -41,12 +42,13 @@ class FeatureSender:
         """Sends, or drops if the drafter is gone or behind."""
         if self._wanted != self._address:
             self._connect(self._wanted)
-        try:
-            if self._socket is None:
-                raise zmq.Again
-            self._socket.send_multipart([self._secret, encode(features)], zmq.NOBLOCK)
-        except (zmq.Again, WireError):
-            self.dropped += 1
+        for part in _parts(features):
+            try:
+                if self._socket is None:
+                    raise zmq.Again
+                self._socket.send_multipart([self._secret, encode(part)], zmq.NOBLOCK)
+            except (zmq.Again, WireError):
+                self.dropped += 1
 
     def close(self) -> None:
         """Drops what is not sent yet."""
@@ -62,6 +64,16 @@ class FeatureSender:
             self._socket.sndhwm = _QUEUE
             self._socket.reconnect_ivl = -1
             self._socket.connect(address)
+
+
+def _parts(features: Features) -> list[Features]:
+    """The same rows in messages far below the size limit: a prompt's may be many and wide."""
+    rows = features.rows
+    count = max(1, _PART_BYTES // max(rows[:1].nbytes, 1))
+    return [
+        Features(features.sequence, features.start + at, rows[at : at + count])
+        for at in range(0, len(rows), count)
+    ]
 
 
 class FeatureReceiver:

@@ -20,6 +20,7 @@ from actors.shard import ShardTable
 from actors.target import TargetRank, TargetRef
 from actors.wire import TargetLost
 from rasd.config import AppConfig
+from rasd.errors import StageError
 
 _log = logging.getLogger(__name__)
 
@@ -172,10 +173,21 @@ class Replica:
         crew.append(engine)
         await engine.ping.remote()  # its process starts while the target loads
         await self._target_up.wait()
-        self._engine = engine
-        self._engine_address = await engine.start.remote(
-            self._target_ref, self._drafter_ref, self._table
-        )
+        target, drafter, table = self._target_ref, self._drafter_ref, self._table
+        try:
+            address = await engine.start.remote(target, drafter, table)
+        except StageError as error:  # it answers Ray but not the engine
+            if self._target_ref is target:
+                self.keepers["target"].condemn(repr(error))
+            raise
+        self._engine, self._engine_address = engine, address
+        # What came while it started, nobody could tell it.
+        if self._target_ref is not target and self._target_ref is not None:
+            await self._tell_engine("replace_target", self._target_ref)
+        if self._drafter_ref is not drafter:
+            await self._tell_engine("replace_drafter", self._drafter_ref)
+        if self._table is not table:
+            await self._tell_engine("set_table", self._table)
 
     async def _share_engine(self) -> None:
         self._channel.connect(self._engine_address)

@@ -118,7 +118,11 @@ class Server:
         except Exception as raised:
             error = raised
             reply = encode(Failure(type(error).__name__, str(error)[:_MAX_ERROR_CHARS]))
-            _log.warning("a request failed", exc_info=not isinstance(error, RasdError))
+            _log.warning(
+                "a request failed: %s",
+                type(error).__name__,
+                exc_info=not isinstance(error, RasdError),
+            )
         if reply is not None:
             self._socket.send_multipart([peer, self._secret, number, reply])
         if error is not None and self._fatal(error):

@@ -19,8 +19,8 @@ from rasd.errors import StageUnavailable
 from rasd.retrieval import LocalRetriever, ShardStore
 from rasd.stages import RetrieveReply
 
-# Engines may still ask by the table before the newest.
-_VERSIONS: Final = 2
+# Engines may still ask by the tables before the newest, which may follow each other closely.
+_VERSIONS: Final = 4
 
 Holdings = Mapping[str, tuple[int, ...]]
 """Partitions per corpus."""

@@ -138,6 +138,15 @@ class Service:
         return self.handle.options(stream=True).stream.remote(prompt, **params)
 
 
+def write_corpus(path: Path) -> None:
+    """Our own code as documents."""
+    files = sorted((ROOT / "rasd").rglob("*.py"))
+    lines = [
+        json.dumps({"id": str(file.relative_to(ROOT)), "text": file.read_text()}) for file in files
+    ]
+    path.write_text("\n".join(lines))
+
+
 def shipped_config(place: Path, **changes: Any) -> dict[str, Any]:
     """deploy/config.yaml, with float32 models, a small corpus and a port of its own."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "config.yaml").read_text())
@@ -145,7 +154,7 @@ def shipped_config(place: Path, **changes: Any) -> dict[str, Any]:
     args = config["applications"][0]["args"]
     args["target"]["dtype"] = args["drafter"]["dtype"] = "float32"
     args["datastore"]["root"] = str(place / "datastore")
-    args["datastore"]["corpora"] = [{"name": "house", "source": str(ROOT / "rasd")}]
+    args["datastore"]["corpora"] = [{"name": "house", "source": str(place / "house.jsonl")}]
     for section, values in changes.items():
         args[section].update(values)
     return config
@@ -154,9 +163,9 @@ def shipped_config(place: Path, **changes: Any) -> dict[str, Any]:
 @contextmanager
 def running(**changes: Any) -> Iterator[Service]:
     """The application on a cluster of its own, which is gone afterwards."""
-    # In the environment, so that no token is read from or written to the user's files. Ray
-    # checks it: a new local cluster asks for its token unless RAY_AUTH_MODE forbids it.
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    # In the environment, so that no token is read from or written to the user's files. A new
+    # local cluster asks for it by itself. Ray reads it once per process, so it stays the same.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
     from ray import serve
 
@@ -170,6 +179,7 @@ def running(**changes: Any) -> Iterator[Service]:
         _temp_dir=str(place / "ray"),
     )
     try:
+        write_corpus(place / "house.jsonl")
         config = shipped_config(place, **changes)
         serve.start(http_options=config["http_options"])
         service = Service(config)
@@ -180,8 +190,3 @@ def running(**changes: Any) -> Iterator[Service]:
         serve.shutdown()
         ray.shutdown()
         shutil.rmtree(place, ignore_errors=True)
-
-
-def dump(value: Any) -> str:
-    """For messages of failed tests."""
-    return json.dumps(value, indent=1, default=str)
