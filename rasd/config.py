@@ -91,7 +91,7 @@ class SpeculationConfig(Section):
     nodes: Annotated[int, Field(ge=0, le=MAX_NODES)] = 32
     prune_top_k: Annotated[int, Field(ge=1, le=128)] | None = 10
     prompt_doubt: Annotated[float, Field(ge=0, le=100)] = 1.0
-    corpus_doubt: Annotated[float, Field(ge=0, le=100)] = 1.0
+    corpus_doubt: Annotated[float, Field(ge=0, le=100)] = 4.0
     draft_deadline_s: Seconds = 0.5
     retrieve_deadline_s: Seconds = 0.1
     breaker_misses: Count = 3
@@ -145,7 +145,7 @@ class RouterConfig(Section):
     max_queued: Annotated[int, Field(ge=0)] = 256
     queue_deadline_s: Seconds = 60.0
     run_deadline_s: Seconds = 600.0
-    max_body_bytes: Count = 10 * 1024 * 1024
+    max_body_bytes: Count = 8 * 1024 * 1024
     max_choices: Annotated[int, Field(ge=1, le=128)] = 16
     api_keys: list[ApiKey] = []
 

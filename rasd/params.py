@@ -68,6 +68,7 @@ class SamplingParams:
     corpora: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         _check_int("max_tokens", self.max_tokens, 1, MAX_NEW_TOKENS)
         _check_float("temperature", self.temperature, 0.0, 100.0)
         _check_float("top_p", self.top_p, 0.0, 1.0, low_open=True)
@@ -87,6 +88,27 @@ class SamplingParams:
             raise InvalidRequest(
                 f"speculation must be one of {allowed}; got {self.speculation!r}",
                 param="speculation",
+            )
+
+    def _check_kinds(self) -> None:
+        """Types that the checks below rely on. Lists become tuples: requests are immutable."""
+        for name in ("stop", "stop_token_ids", "corpora"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+            elif not isinstance(value, tuple) and not (value is None and name == "corpora"):
+                raise InvalidRequest(f"{name} must be a list; got {value!r:.80}", param=name)
+        for corpus in self.corpora or ():
+            if not isinstance(corpus, str):
+                raise InvalidRequest(f"corpora must be names; got {corpus!r:.80}", param="corpora")
+        if not isinstance(self.ignore_eos, bool):
+            raise InvalidRequest(
+                f"ignore_eos must be true or false; got {self.ignore_eos!r:.80}", param="ignore_eos"
+            )
+        if not isinstance(self.logit_bias, dict):
+            raise InvalidRequest(
+                f"logit_bias must map token ids to numbers; got {self.logit_bias!r:.80}",
+                param="logit_bias",
             )
 
     def _check_stops(self) -> None:

@@ -26,6 +26,9 @@ _MIX1: Final = -0x40A7B892E31B1A47
 _MIX2: Final = -0x6B2FB644ECCEEE15
 _MASK: Final = 2**64 - 1
 
+# Below it float32 would divide by zero; any lead of a token already decides here.
+_COLDEST: Final = 1e-30
+
 
 class Draws:
     """How one sequence draws its tokens. Owned by the target; `commit` moves it on.
@@ -102,7 +105,8 @@ def filter_logits(row: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
     Returns:
         int64[M] token ids and float32[M], their logits over temperature, unnormalised.
     """
-    scaled = row / params.temperature
+    # From the top down: dividing by a tiny temperature must not overflow where it matters.
+    scaled = (row - row.max()) / max(params.temperature, _COLDEST)
     if 0 < params.top_k < len(row):
         ids = _stable_order(scaled)[: params.top_k]
     elif params.top_p < 1.0:

@@ -35,6 +35,12 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("logprobs", 21, "between 0 and 20; got 21"),
     ("nodes", 257, "between 0 and 256; got 257"),
     ("speculation", "eagle", "one of off, draft, prompt, corpus, rasd; got 'eagle'"),
+    ("stop", "END", "a list; got 'END'"),
+    ("stop_token_ids", 3, "a list; got 3"),
+    ("corpora", "stdlib", "a list; got 'stdlib'"),
+    ("corpora", (1,), "names; got 1"),
+    ("ignore_eos", 1, "true or false; got 1"),
+    ("logit_bias", [1], "map token ids to numbers"),
     ("logit_bias", {-1: 0.0}, "between 0 and 2147483647; got -1"),
     ("logit_bias", {1: 101.0}, "at least -100.0 and at most 100.0; got 101.0"),
     ("logit_bias", dict.fromkeys(range(1025), 0.0), "at most 1024 entries; got 1025"),
@@ -80,3 +86,8 @@ def test_greedy_and_reshaping_are_told() -> None:
         {"logit_bias": {1: 1.0}},
     ):
         assert SamplingParams(**change).reshapes_logits  # type: ignore[arg-type]
+
+
+def test_lists_become_tuples() -> None:
+    params = SamplingParams(stop=["a"], stop_token_ids=[1], corpora=["b"])  # type: ignore[arg-type]
+    assert (params.stop, params.stop_token_ids, params.corpora) == (("a",), (1,), ("b",))

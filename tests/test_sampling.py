@@ -52,7 +52,7 @@ def test_noise_is_standard_gumbel() -> None:
 
 def twin_filter(row: list[float], params: SamplingParams) -> dict[int, float]:
     """Filters one after the other, as the documentation words them."""
-    kept = {token: value / params.temperature for token, value in enumerate(row)}
+    kept = {token: (value - max(row)) / params.temperature for token, value in enumerate(row)}
 
     def probabilities() -> dict[int, float]:
         top = max(kept.values())
@@ -171,3 +171,9 @@ def test_logprobs_are_of_the_unmodified_distribution() -> None:
     assert found.logprob == pytest.approx(float(expected[0]))
     assert found.top_ids.tolist() == [2, 1]
     assert found.top_logprobs.tolist() == pytest.approx([float(expected[2]), float(expected[1])])
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-38, 1e-45, 5e-324])
+def test_tiny_temperatures_are_greedy(temperature: float) -> None:
+    draws = new_draws(SamplingParams(temperature=temperature, top_p=0.9, seed=1))
+    assert draws.draw(torch.tensor([1.0, 5.0, 9.0, -1.0])) == 2

@@ -173,12 +173,12 @@ class TextService:
         self.intake.check_ids("logit_bias", ask.params.logit_bias)
         self.intake.check_ids("stop_token_ids", ask.params.stop_token_ids)
         corpora = caller.resolve(ask.params.corpora, self.corpora())
-        seed = secrets.randbelow(MAX_SEED) if ask.params.seed is None else ask.params.seed
-        resolved = replace(ask.params, seed=seed, corpora=corpora)
+        resolved = replace(ask.params, corpora=corpora)
         prompts = await self.intake.encode(ask.prompts)
         named = "messages" if isinstance(ask.prompts, Conversation) else "prompt"
         params = [
-            self.intake.clip(resolved, len(ids), lower=ask.clip, param=named) for ids in prompts
+            _seeded(self.intake.clip(resolved, len(ids), lower=ask.clip, param=named))
+            for ids in prompts
         ]
         return Job(request_id or secrets.token_hex(16), prompts, params, arrived)
 
@@ -228,6 +228,11 @@ class TextService:
             for prompt, params in zip(job.prompts, job.params, strict=True)
             for choice in range(params.n)
         ]
+
+
+def _seeded(params: SamplingParams) -> SamplingParams:
+    """With a seed of its own where the request names none."""
+    return params if params.seed is not None else replace(params, seed=secrets.randbelow(MAX_SEED))
 
 
 def _count(prompts: Prompts | Conversation) -> int:

@@ -48,6 +48,9 @@ class Engine:
     Stages belong to the caller, who closes them. A drafter or retriever that fails is left
     alone for a while; a target that fails makes `step` raise until `replace_target`.
 
+    Args:
+        features: sequences send features even while there is no drafter, which may come later.
+
     Attributes:
         timings: where the time went so far.
     """
@@ -61,6 +64,7 @@ class Engine:
         prompt: Retriever | None = None,
         corpus: Retriever | None = None,
         eos: frozenset[int] = frozenset(),
+        features: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         settings = settings or EngineSettings()
@@ -74,7 +78,7 @@ class Engine:
         self._proposer = Proposer(
             settings.speculation, settings.retrieval, target.info.vocabulary, self.timings, clock
         )
-        self._features = False
+        self._features = features
         self._step = 0
         self._sequences: dict[int, Sequence] = {}
         self._released: list[int] = []  # handles the target may forget

@@ -208,6 +208,21 @@ async def test_another_drafter_drafts_for_what_runs(house: House) -> None:
     assert second.asked > 0 and not second.violations
 
 
+async def test_what_has_ended_is_not_submitted_again(house: House) -> None:
+    house.new_engine()
+    request = fakes.request(1, [3], max_tokens=9)
+    stream = house.channel.generate(request)
+    outputs = [await anext(stream)]
+    async with asyncio.timeout(10):
+        while not house.channel._flights[1].ended:  # its reader is slow
+            await asyncio.sleep(0.01)
+    house.stop_engine()
+    house.new_engine()
+    outputs += [output async for output in stream]
+    assert house.channel.resubmitted == 0
+    check(request, outputs)
+
+
 async def test_closing_the_generator_cancels(house: House) -> None:
     house.new_engine()
     stream = house.channel.generate(fakes.request(1, [3], max_tokens=200, ignore_eos=True))

@@ -258,6 +258,17 @@ def test_features_nobody_takes_are_dropped_without_waiting(stack: ExitStack) -> 
     assert fake.ready_at_answer == [True]
 
 
+def test_many_features_go_in_several_messages(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.features._PART_BYTES", 3 * rows(3, 0, 1).rows.nbytes)
+    fake, service, drafter, sender = drafting(stack, patience_s=5)
+    sender.point_to(service.ref.features)
+    sender.put(rows(3, 0, 7))
+    drafter.propose(query(3, tokens=8)).wait(5)
+    assert fake.ready_at_answer == [True] and sender.dropped == 0
+
+
 def test_a_new_engine_makes_a_drafter_forget(stack: ExitStack) -> None:
     fake, service, drafter, sender = drafting(stack, patience_s=5)
     sender.point_to(service.ref.features)

@@ -166,3 +166,11 @@ async def test_the_openapi_page_describes_the_bodies() -> None:
     )
     for name in re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)):
         assert name in schemas
+
+
+async def test_prompts_of_one_request_draw_their_own_seeds() -> None:
+    site = make_site()
+    job = await site.service.prepare(Ask([[5], [5], [5]], SamplingParams()), LOCAL)
+    assert len({params.seed for params in job.params}) == 3
+    job = await site.service.prepare(Ask([[5], [5]], SamplingParams(seed=7)), LOCAL)
+    assert {params.seed for params in job.params} == {7}
