@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -16,7 +17,7 @@ import ray
 from pydantic import Field, ValidationError
 
 from actors.cluster import CPU_SHARE, log_to_stderr
-from actors.corpora import make_corpus
+from actors.corpora import make_corpus, until_made
 from actors.fleet import Fleet
 from actors.shard import Holdings, ShardEntry, ShardSetting, ShardTable
 from rasd.config import AppConfig, CorpusConfig, DatastoreConfig, Section
@@ -31,6 +32,7 @@ LONG_POLL_S: Final = 2.0
 """Short, because Serve lets a call end before it asks us to go, even if its caller is gone."""
 _RETRY_S: Final = 1.0
 _LOAD_DEADLINE_S: Final = 600.0
+_MAKE_DEADLINE_S: Final = 6 * 3600.0
 
 
 class ShardCount(Section):
@@ -73,7 +75,8 @@ class Datastore:
         self._fleet: Fleet | None = None
         setting = await asyncio.to_thread(_shard_setting, config, self._store)
         fleet = self._fleet = Fleet(_prefix(secret), setting, secret, self._wake.set)
-        self._version = await fleet.adopt()
+        # Above what shards hold, and above what engines know of shards that are gone.
+        self._version = max(await fleet.adopt(), int(time.time()))
         self._tasks = [
             asyncio.create_task(self._make_corpora()),
             asyncio.create_task(self._control(fleet)),
@@ -92,15 +95,18 @@ class Datastore:
             raise ConfigError(f"user_config of Datastore: {error}") from error
         self._wake.set()
 
-    async def table(self, known: int) -> ShardTable:
-        """The newest table; if it is the ``known`` one, after a change or `LONG_POLL_S`."""
-        if self._table.version == known:
+    async def table(self, known: int) -> ShardTable | None:
+        """The newest table, or None if for `LONG_POLL_S` there is none but the ``known`` one.
+
+        A controller that was just started has none: what engines know is better than nothing.
+        """
+        if self._table.version in (0, known):
             try:
                 async with asyncio.timeout(LONG_POLL_S):
                     await self._published.wait()
             except TimeoutError:
                 pass
-        return self._table
+        return None if self._table.version in (0, known) else self._table
 
     async def check_health(self) -> None:
         """Serve calls this. Raises if nobody looks after the shards."""
@@ -122,13 +128,17 @@ class Datastore:
 
     async def _make(self, corpus: CorpusConfig) -> None:
         make = ray.remote(make_corpus).options(num_cpus=CPU_SHARE, max_retries=3)
-        try:
-            count = await make.remote(self._config.target, self._store, corpus)
-        except Exception as error:
-            reason = getattr(error, "cause", error)  # of Ray's error, which is a traceback
-            _log.error("corpus %s is not served: %r", corpus.name, reason)
-            return
-        self._partitions[corpus.name] = count
+
+        async def attempt() -> int:
+            made = make.remote(self._config.target, self._store, corpus)
+            try:
+                async with asyncio.timeout(_MAKE_DEADLINE_S):
+                    return int(await made)
+            except TimeoutError:
+                ray.cancel(made, force=True)  # it holds the lock
+                raise
+
+        self._partitions[corpus.name] = await until_made(corpus.name, attempt)
         self._wake.set()
 
     async def _control(self, fleet: Fleet) -> None:
@@ -155,19 +165,26 @@ class Datastore:
         )
         if wanted == self._table.shards:
             return
-        self._version += 1
+        version = self._version + 1  # the same until it is published: see `ShardService.load`
         async with asyncio.timeout(_LOAD_DEADLINE_S):
             loads = [
-                shard.actor.load.remote(self._version, held)
+                shard.actor.load.remote(version, held)
                 for shard, held in zip(shards, holdings, strict=True)
             ]
-            await asyncio.gather(*loads)
-        self._publish(ShardTable(self._version, wanted))
+            loaded = await asyncio.gather(*loads, return_exceptions=True)
+        failures = [result for result in loaded if result is not None]
+        if self._table.shards and failures:
+            raise failures[0]  # the table there is holds more
+        able = [entry for entry, result in zip(wanted, loaded, strict=True) if result is None]
+        if able:
+            self._publish(ShardTable(version, tuple(able)))
+        if failures:
+            raise failures[0]
         fleet.retire(count)
 
     def _publish(self, table: ShardTable) -> None:
         _log.info("table %d: %d shards hold %s", table.version, len(table.shards), table.corpora)
-        self._table = table
+        self._table, self._version = table, table.version
         self._published.set()
         self._published = asyncio.Event()
 

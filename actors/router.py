@@ -15,6 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from actors.channel import EngineChannel
 from actors.cluster import log_to_stderr
+from actors.corpora import configured_corpora
 from actors.proxy import check_proxy, proxy_host
 from actors.replica import Replica
 from actors.shard import ShardTable
@@ -52,8 +53,9 @@ class Router:
             asyncio.to_thread(load_tokenizer, config.target.model, config.target.revision),
             self._replica.start(),
         )
+        named = configured_corpora(config.datastore)
         self._service = TextService(
-            channel, tokenizer, config.router, target.info, lambda: self._table.corpora
+            channel, tokenizer, config.router, target.info, lambda: named | self._table.corpora
         )
         self._count_restarts(self._service.metrics.registry)
         if datastore is not None:
@@ -116,7 +118,7 @@ class Router:
             try:
                 async with asyncio.timeout(_POLL_DEADLINE_S):
                     table = await datastore.table.remote(self._table.version)
-                if table.version != self._table.version:
+                if table is not None:
                     self._table = table
                     await self._replica.set_table(table)
             except Exception as error:

@@ -75,14 +75,16 @@ class ShardService:
         return max(self._loaded, default=0)
 
     def load(self, version: int, holdings: Holdings) -> None:
-        """Opens what the version gives it, beside what it has. Versions grow.
+        """Opens what the version gives it, beside what it has.
+
+        Versions grow. One that nobody asks for yet may come again, and puts out no other.
 
         Raises:
             NotFound, InvalidRequest, SegmentError: see `ShardStore`.
         """
         same = [retriever for held, retriever in self._loaded.values() if held == holdings]
         retriever = same[0] if same else self._open(holdings)
-        kept = sorted(self._loaded)[1 - _VERSIONS :]
+        kept = sorted(self._loaded.keys() - {version})[1 - _VERSIONS :]
         self._loaded = {old: self._loaded[old] for old in kept} | {version: (holdings, retriever)}
 
     def _open(self, holdings: Holdings) -> LocalRetriever:
@@ -113,12 +115,14 @@ class ShardActor:
         self._lease_s = setting.lease_s
         self._ends_at = time.monotonic() + setting.lease_s
         self._service = ShardService(setting, node_address(), secret)
+        self._loading = asyncio.Lock()
         self._serving: asyncio.Future[None] | None = None
         threading.Thread(target=self._end_with_lease, daemon=True).start()
 
     async def load(self, version: int, holdings: Holdings) -> None:
         """See `ShardService.load`."""
-        await asyncio.to_thread(self._service.load, version, holdings)
+        async with self._loading:  # a controller that lost patience, or its successor, may come
+            await asyncio.to_thread(self._service.load, version, holdings)
 
     async def renew(self) -> tuple[str, int]:
         """Renews the lease. Where it listens, and the newest version it holds."""

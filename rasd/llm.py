@@ -80,6 +80,7 @@ class LLM:
     Raises:
         ModelError, ConfigError: something cannot be loaded or does not fit, by name.
         NotFound, SegmentError: a corpus is missing or unusable.
+        Unavailable: another process takes too long to make one.
     """
 
     def __init__(

@@ -29,8 +29,8 @@ from rasd.retrieval import (
     LocalRetriever,
     PromptRetriever,
     ShardStore,
-    build_corpus,
     documents_of,
+    ensure_corpus,
     has_corpus,
 )
 from rasd.stages import Drafter, Retriever, Target
@@ -103,11 +103,13 @@ def config_of(
 
 
 def load_stages(config: AppConfig) -> LocalStages:
-    """Loads everything; corpora that do not exist are made first.
+    """Loads everything; corpora that do not exist are made first, or waited for if another
+    process is making them.
 
     Raises:
         ModelError, ConfigError: something cannot be loaded or does not fit, by name.
         SegmentError: a corpus is unusable.
+        Unavailable: another process takes too long to make one.
     """
     target, store = config.target, config.datastore
     tokenizer = load_tokenizer(target.model, target.revision)
@@ -152,7 +154,7 @@ def _open_corpora(
             console=Console(stderr=True),
             transient=True,
         )
-        build_corpus(root, corpus.name, documents, partitions=store.partitions, **made_with)
+        ensure_corpus(root, corpus.name, documents, partitions=store.partitions, **made_with)
     holdings = dict.fromkeys(corpus.name for corpus in store.corpora)
     try:
         return LocalRetriever(ShardStore(root, holdings, **made_with), retrieval)

@@ -1,6 +1,6 @@
 """Finds what followed the newest tokens elsewhere: in the sequence itself, and in corpora."""
 
-from rasd.retrieval.build import build_corpus
+from rasd.retrieval.build import build_corpus, ensure_corpus
 from rasd.retrieval.corpus import Corpus, Manifest, has_corpus, open_corpus
 from rasd.retrieval.merge import merge
 from rasd.retrieval.prompt import PromptRetriever
@@ -19,6 +19,7 @@ __all__ = [
     "ShardStore",
     "build_corpus",
     "documents_of",
+    "ensure_corpus",
     "has_corpus",
     "merge",
     "open_corpus",

@@ -8,23 +8,38 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 
 from rasd.errors import InvalidRequest, Unavailable
-from rasd.retrieval.corpus import FORMAT, MANIFEST, Manifest, SegmentEntry, corpus_path
+from rasd.retrieval.corpus import (
+    FORMAT,
+    MANIFEST,
+    Manifest,
+    SegmentEntry,
+    corpus_path,
+    has_corpus,
+)
 from rasd.retrieval.files import sync_directory, write_atomically
 from rasd.retrieval.segment import IntArray, UInt32s, write_segment
 
 MAX_PARTITIONS: Final = 1024
 BUFFERED_TOKENS: Final = 2**25
 """Tokens held in memory; then the fullest partition is written as a segment."""
+WAIT_S: Final = 3600.0
+"""How long another process may take to make a corpus that is wanted here too."""
+
+_POLL_S: Final = 0.5
+
+_logger = logging.getLogger(__name__)
 
 
 def build_corpus(
@@ -69,6 +84,42 @@ def build_corpus(
             raise
         sync_directory(root)
     return manifest
+
+
+def ensure_corpus(
+    root: Path,
+    name: str,
+    documents: Iterable[tuple[str, Sequence[int] | IntArray]],
+    *,
+    wait_s: float = WAIT_S,
+    **made_with: Any,
+) -> None:
+    """Makes a corpus unless it is there. While another process makes it, waits for that one.
+
+    ``documents`` are read only if it is made here. If the other one fails or dies, it is.
+
+    Args:
+        made_with: as for `build_corpus`.
+
+    Raises:
+        InvalidRequest: see `build_corpus`.
+        Unavailable: another process is still making it after ``wait_s``.
+    """
+    deadline = time.monotonic() + wait_s
+    waiting = False
+    while not has_corpus(root, name):
+        try:
+            build_corpus(root, name, documents, **made_with)
+        except Unavailable:
+            if time.monotonic() >= deadline:
+                raise
+            if not waiting:
+                _logger.warning("corpus %s is being made by another process; waiting", name)
+            waiting = True
+            time.sleep(_POLL_S)
+        except InvalidRequest:
+            if not has_corpus(root, name):  # else it was finished elsewhere just now
+                raise
 
 
 @contextmanager

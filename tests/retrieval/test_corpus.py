@@ -23,7 +23,14 @@ from rasd.errors import (
     TokenizerMismatch,
     Unavailable,
 )
-from rasd.retrieval import build, build_corpus, documents_of, has_corpus, open_corpus
+from rasd.retrieval import (
+    build,
+    build_corpus,
+    documents_of,
+    ensure_corpus,
+    has_corpus,
+    open_corpus,
+)
 from rasd.retrieval.corpus import Manifest, read_manifest
 
 MAKE: dict[str, Any] = {"partitions": 3, "vocabulary": 50, "tokenizer_hash": "t"}
@@ -106,6 +113,48 @@ def test_two_at_once_make_one(tmp_path: Path) -> None:
     go.set()
     thread.join()
     assert open_corpus(tmp_path, "notes", **OPEN).manifest.documents == 20
+
+
+@pytest.mark.parametrize("other", ["finishes", "dies"])
+def test_a_corpus_made_elsewhere_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    lock = build._locked(tmp_path / ".notes.lock")
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            lock.__exit__(None, None, None)
+            if other == "finishes":
+                make(tmp_path)
+
+    monkeypatch.setattr(build.time, "sleep", pause)
+    with lock:
+        ensure_corpus(tmp_path, "notes", [("mine", [1])], **MAKE)
+    assert len(pauses) == 3
+    assert read_manifest(tmp_path, "notes").documents == (20 if other == "finishes" else 1)
+
+
+def test_the_wait_for_another_maker_ends(tmp_path: Path) -> None:
+    with (
+        build._locked(tmp_path / ".notes.lock"),
+        pytest.raises(Unavailable, match="made elsewhere"),
+    ):
+        ensure_corpus(tmp_path, "notes", DOCUMENTS, wait_s=0, **MAKE)
+
+
+def test_a_corpus_finished_meanwhile_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path)
+    seen = iter([False, True, True])
+    monkeypatch.setattr(build, "has_corpus", lambda root, name: next(seen))
+    ensure_corpus(tmp_path, "notes", [], **MAKE)
+    assert read_manifest(tmp_path, "notes").documents == 20
+    monkeypatch.undo()
+    with pytest.raises(InvalidRequest, match="'a' comes twice"):
+        ensure_corpus(tmp_path, "other", [("a", [1]), ("a", [2])], **MAKE)
 
 
 @pytest.mark.parametrize("moment", ["after 15 documents", "before the rename"])
