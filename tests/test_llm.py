@@ -1,94 +1,29 @@
-"""`rasd.LLM` says what transformers says, with every source and none; on a tiny random model here,
-on the shipped one where it is there."""
+"""What `rasd.LLM` does with prompts, parameters and settings, on a tiny random model."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from rasd import LLM, SamplingParams
-from rasd.config import (
-    EMBEDDED,
-    AppConfig,
-    CorpusConfig,
-    DatastoreConfig,
-    EngineConfig,
-    TargetConfig,
-    parse_config,
-)
-from rasd.draft.eagle_head import EagleHead, eagle_config
+from rasd.config import AppConfig, CorpusConfig
 from rasd.errors import ConfigError, InvalidRequest, ModelError, NotFound, TokenizerMismatch
 from rasd.local import config_of
 from rasd.params import SPECULATIONS
-from rasd.retrieval import build_corpus
-from rasd.text import tokenizer_hash
-from tests.tokenizers import END, byte_tokenizer, metaspace_tokenizer
+from tests.tokenizers import END, metaspace_tokenizer
+from tests.worlds import TEXTS, check_greedy, make_world, said_by, settings_of, tiny_config
 
 torch.set_num_threads(1)  # threads that wait for each other are slow on a busy machine
-
-TEXTS = ("the abc the abc the", "ab ab", "你好 the a", "x")
-
-
-# --- a tiny world -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model with a tokenizer, an EAGLE head and a corpus to be made."""
-    place = tmp_path_factory.mktemp("world")
-    tokenizer = byte_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=0,
-        eos_token_id=1,
-        initializer_range=0.3,  # wide, so that logits are far apart
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(place / "model")
-    tokenizer.save_pretrained(place / "model")
-    EagleHead(eagle_config(config)).save(place / "eagle")
-    lines = [{"id": f"d{i}", "text": text * 5} for i, text in enumerate(TEXTS)]
-    (place / "corpus.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
-    keep_answers(place)
-    return place
-
-
-def keep_answers(place: Path) -> None:
-    """A corpus of what the model says, so that retrieval is right."""
-    model = AutoModelForCausalLM.from_pretrained(place / "model", dtype=torch.float32)
-    model.generation_config.eos_token_id = None
-    tokenizer = byte_tokenizer()
-    documents = [(text, said_by(model, tokenizer(text).input_ids, 60)[0]) for text in TEXTS]
-    build_corpus(
-        place / "store",
-        "answers",
-        documents,
-        partitions=1,
-        vocabulary=len(tokenizer),
-        tokenizer_hash=tokenizer_hash(tokenizer),
-    )
-
-
-def settings_of(world: Path, **sections: Any) -> AppConfig:
-    base: dict[str, Any] = {
-        "target": {"kv_slots": 2048, "threads": 1},
-        "datastore": {"root": str(world / "store"), "partitions": 2},
-        **sections,
-    }
-    return parse_config(base)
+    return make_world(tmp_path_factory.mktemp("world"), tiny_config("llama"))
 
 
 @pytest.fixture(scope="module")
@@ -107,31 +42,6 @@ def tiny(world: Path) -> Iterator[LLM]:
 @pytest.fixture(scope="module")
 def reference(world: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(world / "model", dtype=torch.float32)
-
-
-def said_by(model: Any, prompt: list[int], count: int) -> tuple[list[int], list[float]]:
-    """Greedy tokens of transformers itself, and by how much the best led at each."""
-    with torch.inference_mode():
-        out = model.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
-            do_sample=False,
-            max_new_tokens=count,
-            output_logits=True,
-            return_dict_in_generate=True,
-            pad_token_id=0,
-        )
-    leads = [float(-np.subtract(*row[0].topk(2).values.tolist())) for row in out.logits]
-    return out.sequences[0, len(prompt) :].tolist(), [abs(lead) for lead in leads]
-
-
-def check_greedy(said: list[int], expected: list[int], leads: list[float]) -> None:
-    """Equal, except behind a place where the two best scores lie within 1e-3."""
-    for i, (got, want) in enumerate(zip(said, expected, strict=False)):
-        if got != want:
-            assert leads[i] < 1e-3, f"token {i}: {got} for {want}, which led by {leads[i]}"
-            return
-    assert len(said) == len(expected)
 
 
 @pytest.mark.parametrize("mode", SPECULATIONS)
@@ -362,100 +272,3 @@ def test_a_corpus_of_another_tokenizer_is_refused(world: Path, tiny: LLM, tmp_pa
     metaspace_tokenizer().save_pretrained(other)
     with pytest.raises(TokenizerMismatch, match=r"corpus 'small'.*remove it from"):
         LLM(str(other), corpora=["small"], settings=settings_of(world))
-
-
-# --- the shipped model --------------------------------------------------------------------------
-
-SHIPPED = EMBEDDED / "target"
-shipped_only = pytest.mark.skipif(
-    not (SHIPPED / "model.safetensors").is_file(), reason="the shipped model is not there"
-)
-
-
-def windows(llm: LLM, count: int, length: int = 48) -> list[list[int]]:
-    """Prompts from Python's own library, which the corpus holds."""
-    import argparse
-    import asyncio.events
-    import inspect
-    import textwrap
-
-    texts = [inspect.getsource(module) for module in (argparse, asyncio.events, textwrap)]
-    rng = np.random.default_rng(0)
-    prompts = []
-    for i in range(count):
-        ids = llm.encode(texts[i % len(texts)])
-        start = int(rng.integers(0, len(ids) - length))
-        prompts.append(ids[start : start + length].tolist())
-    return prompts
-
-
-def load_shipped(store: Path, max_sequences: int) -> LLM:
-    """The shipped model in float32, with a corpus of a few modules of the standard library."""
-    source = store / "sources"
-    source.mkdir(exist_ok=True)
-    for name in ("argparse.py", "textwrap.py", "heapq.py", "asyncio/events.py"):
-        text = (Path(json.__file__).parent.parent / name).read_text()
-        (source / name.replace("/", "_")).write_text(text)
-    settings = AppConfig(
-        target=TargetConfig(kv_slots=4096, threads=1),
-        datastore=DatastoreConfig(root=str(store)),
-        engine=EngineConfig(max_sequences=max_sequences),
-    )
-    corpora = [CorpusConfig(name="few", source=str(source))]
-    return LLM(dtype="float32", corpora=corpora, settings=settings)
-
-
-def check_shipped(store: Path, max_sequences: int, prompts: int, tokens: int) -> None:
-    """Every mode says what transformers says; sequences join as others end."""
-    llm = load_shipped(store, max_sequences)
-    model = AutoModelForCausalLM.from_pretrained(SHIPPED, dtype=torch.float32)
-    asked = windows(llm, prompts)
-    expected = [said_by(model, prompt, tokens) for prompt in asked]
-    for mode in SPECULATIONS:
-        params = SamplingParams(max_tokens=tokens, temperature=0.0, speculation=mode)  # type: ignore[arg-type]
-        answers = llm.generate(asked, params)
-        for answer, (said, leads) in zip(answers, expected, strict=True):
-            check_greedy(answer.outputs[0].token_ids, said, leads)
-        for source in ("draft", "prompt", "corpus") if mode == "rasd" else {mode} - {"off"}:
-            totals = [answer.outputs[0].statistics for answer in answers]
-            assert sum(one.drafted[source] for one in totals) > 0
-            assert sum(one.accepted[source] for one in totals) > 0, (mode, source)
-    llm.close()
-
-
-@shipped_only
-def test_the_shipped_model_says_what_transformers_says(tmp_path: Path) -> None:
-    check_shipped(tmp_path, max_sequences=2, prompts=4, tokens=12)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-@shipped_only
-@pytest.mark.parametrize("max_sequences", [1, 8])
-def test_acceptance_of_the_shipped_model(tmp_path: Path, max_sequences: int) -> None:
-    check_shipped(tmp_path, max_sequences, prompts=64, tokens=32)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-@shipped_only
-def test_seeded_draws_of_the_shipped_model_do_not_depend_on_trees(tmp_path: Path) -> None:
-    llm = load_shipped(tmp_path, 8)
-    asked = windows(llm, 16)
-
-    def sample(mode: str, nodes: int | None) -> list[list[int]]:
-        params = SamplingParams(
-            max_tokens=32,
-            temperature=0.8,
-            top_p=0.95,
-            seed=11,
-            speculation=mode,  # type: ignore[arg-type]
-            nodes=nodes,
-        )
-        return [answer.outputs[0].token_ids for answer in llm.generate(asked, params)]
-
-    plain = sample("off", None)
-    for mode in SPECULATIONS[1:]:
-        for nodes in (1, 8, 48):
-            assert sample(mode, nodes) == plain, (mode, nodes)
-    llm.close()

@@ -68,6 +68,8 @@ class Run:
     text: list[int] = field(default_factory=list)
     entered: int = 0  # tokens of the prompt that are in the cache
     steps: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
     @property
     def done(self) -> bool:
@@ -94,6 +96,8 @@ class Run:
         if work.draw:
             path = work.tokens[result.path].tolist()
             assert path == result.tokens[:-1].tolist()
+            self.drafted += len(work.tokens) - work.decided
+            self.accepted += len(path)
             self.text += result.tokens.tolist()
         else:
             assert len(result.tokens) == 0

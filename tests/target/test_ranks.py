@@ -1,10 +1,11 @@
-"""Two tensor-parallel ranks over gloo give the text of one process."""
+"""Two tensor-parallel ranks over gloo give the text of one process, and of transformers."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,15 @@ import torch
 
 from rasd.config import TargetConfig
 from rasd.params import SamplingParams
-from rasd.stages import Admission, VerifyRequest, Work
+from rasd.stages import Admission, Ready, Target, VerifyReply, VerifyRequest, Work
 from rasd.target import LocalTarget
 from rasd.target.ranks import Ranks
 from rasd.target.target import _agree
 from rasd.verify import Walk
+from tests.kv.models import VOCABULARY, build
 from tests.target.conftest import Loader
-from tests.target.steps import GREEDY, Sink, chain, work_of
+from tests.target.steps import GREEDY, Run, Sink, chain, drive, work_of
+from tests.worlds import check_greedy, said_by
 
 SAMPLED = SamplingParams(temperature=0.8, seed=11, top_k=20)
 PROMPTS = {1: list(range(5, 29)), 2: [7, 3, 90]}
@@ -45,41 +48,54 @@ def requests(texts: dict[int, list[int]], step: int) -> VerifyRequest:
     return VerifyRequest(step, [], admit if step == 0 else [], works + bad)
 
 
-def generate(target: LocalTarget, exchange: Callable[[list[list[int]]], list[list[int]]]):
-    """Texts by sequence; ``exchange`` gives every rank the first one's tokens."""
+class Shared:
+    """A rank of a target that answers as the first one does, so that all are asked the same."""
+
+    def __init__(self, target: LocalTarget) -> None:
+        self._target, self.info = target, target.info
+
+    def verify(self, request: VerifyRequest) -> Ready[VerifyReply]:
+        reply = self._target.verify(request).wait(1.0)
+        shared = [reply.results]
+        torch.distributed.broadcast_object_list(shared, 0)
+        return Ready(replace(reply, results=shared[0]))
+
+    def close(self) -> None:
+        self._target.close()
+
+
+def generate(target: LocalTarget, asked: Target) -> tuple[dict[int, list[int]], list[int]]:
+    """Texts by sequence, and lengths in the cache; ``asked`` answers alike on every rank."""
     texts: dict[int, list[int]] = {sequence: [] for sequence in PROMPTS}
     lengths: list[int] = []
     for step in range(STEPS):
-        results = target.verify(requests(texts, step)).wait(1.0).results
+        results = asked.verify(requests(texts, step)).wait(1.0).results
         assert "unknown" in results[2].error
-        tokens = exchange([result.tokens.tolist() for result in results[:2]])
-        for sequence, new in zip(PROMPTS, tokens, strict=True):
-            texts[sequence] += new
+        for result in results[:2]:
+            texts[result.sequence] += result.tokens.tolist()
         lengths += [target.cache.length(sequence) for sequence in PROMPTS]
+    asked.verify(VerifyRequest(STEPS, list(PROMPTS), [], []))
     target.cache.check_integrity()
     return texts, lengths
 
 
-def rank(number: int, model: str, store: str, pipe) -> None:
+def rank(number: int, model: str, store: str, runs: list[Run], seed: int, pipe) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2"}
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{store}", rank=number, world_size=2
     )
-
-    def exchange(tokens: list[list[int]]) -> list[list[int]]:
-        shared = [tokens]
-        torch.distributed.broadcast_object_list(shared, 0)
-        return shared[0]
-
     sink = Sink()
     config = TargetConfig(
-        model=model, threads=1, kv_slots=512, page_size=4, dtype="float32", tensor_parallel=2
+        model=model, threads=1, kv_slots=1024, page_size=4, dtype="float32", tensor_parallel=2
     )
     target = LocalTarget.load(config, features=sink)
-    texts, lengths = generate(target, exchange)
+    texts, lengths = generate(target, Shared(target))
     rows = np.concatenate([features.rows for features in sink.got]) if sink.got else None
-    pipe.send((texts, lengths, rows, [spec.kv_heads for spec in target.cache.specs]))
+    drive(Shared(target), runs, seed)
+    target.cache.check_integrity()
+    assert target.cache.pool.available == target.cache.pool.pages
+    pipe.send((texts, lengths, rows, [spec.kv_heads for spec in target.cache.specs], runs))
     torch.distributed.destroy_process_group()
 
 
@@ -103,18 +119,13 @@ def test_the_other_ranks_learn_paths_and_faults() -> None:
     assert learned == [Walk([1, 2], [], []), "failed on rank 0"]
 
 
-@pytest.mark.parametrize("name", ["llama", pytest.param("qwen3", marks=pytest.mark.slow)])
-def test_two_ranks_give_the_text_of_one(
-    name: str, load: Loader, saved: Callable[[str], Path], tmp_path: Path
-) -> None:
-    sink = Sink()
-    expected, lengths = generate(load(name, sink), lambda tokens: tokens)
-    rows = np.concatenate([features.rows for features in sink.got])
+def start_ranks(model: Path, store: Path, runs: list[Run], seed: int) -> list[tuple]:
+    """What two ranks have to say."""
     context = multiprocessing.get_context("spawn")
     pipes = [context.Pipe() for _ in range(2)]
     ranks = [
         context.Process(
-            target=rank, args=(number, str(saved(name)), str(tmp_path / "store"), pipes[number][1])
+            target=rank, args=(number, str(model), str(store), runs, seed, pipes[number][1])
         )
         for number in range(2)
     ]
@@ -124,12 +135,28 @@ def test_two_ranks_give_the_text_of_one(
         for receiver, sender in pipes:
             sender.close()
             assert receiver.poll(120)
-        answers = [receiver.recv() for receiver, _ in pipes]
+        return [receiver.recv() for receiver, _ in pipes]
     finally:
         for process in ranks:
             process.join(10)
             process.kill()
-    for number, (texts, found, features, heads) in enumerate(answers):
+
+
+@pytest.mark.parametrize("name", ["llama", pytest.param("qwen3", marks=pytest.mark.slow)])
+def test_two_ranks_give_the_text_of_one(
+    name: str, load: Loader, saved: Callable[[str], Path], tmp_path: Path, seed: int
+) -> None:
+    sink = Sink()
+    alone = load(name, sink)
+    expected, lengths = generate(alone, alone)
+    rows = np.concatenate([features.rows for features in sink.got])
+    rng = np.random.default_rng(seed)
+    plain = build(name, "sdpa")
+    prompts = [rng.integers(0, VOCABULARY, int(rng.integers(1, 45))).tolist() for _ in range(8)]
+    said = [said_by(plain, prompt, 24) for prompt in prompts]
+    runs = [Run(i, prompt, said[i][0]) for i, prompt in enumerate(prompts)]
+    answers = start_ranks(saved(name), tmp_path / "store", runs, seed)
+    for number, (texts, found, features, heads, driven) in enumerate(answers):
         assert texts == expected
         assert found == lengths
         assert heads == [1, 1, 1]
@@ -137,3 +164,6 @@ def test_two_ranks_give_the_text_of_one(
             np.testing.assert_allclose(features, rows, atol=1e-3, rtol=1e-3)
         else:
             assert features is None
+        for run, (tokens, leads) in zip(driven, said, strict=True):
+            check_greedy(run.text[: len(tokens)], tokens, leads)
+        assert sum(run.drafted for run in driven) > sum(run.accepted for run in driven) > 0
