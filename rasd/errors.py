@@ -7,6 +7,7 @@ RasdError
 │   ├── Unauthorized            401  no key, or an unknown one
 │   ├── Forbidden               403  the key may not read a corpus it asked for
 │   ├── NotFound                404  no such model, route or corpus
+│   ├── BodyTimeout             408  the body did not arrive in time
 │   ├── PayloadTooLarge         413  the body is over its limit; refused before parsing
 │   └── Overloaded              429  running and queued requests are at their limit; retry later
 ├── ServerError             the service is at fault; the request may be sent again
@@ -81,6 +82,13 @@ class NotFound(RequestError):
 
     status = 404
     code = "not_found"
+
+
+class BodyTimeout(RequestError):
+    """The body did not arrive in time; nothing was started."""
+
+    status = 408
+    code = "request_timeout"
 
 
 class PayloadTooLarge(RequestError):

@@ -13,18 +13,11 @@ from typing import Any, Final
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rasd.errors import InvalidRequest, PayloadTooLarge, RequestError
+from rasd.errors import BodyTimeout, InvalidRequest, PayloadTooLarge
 
 BODY_DEADLINE_S: Final = 60.0
 
 _BODY: Final = "rasd.body"
-
-
-class BodyTimeout(RequestError):
-    """The body did not arrive in time; nothing was started."""
-
-    status = 408
-    code = "request_timeout"
 
 
 class ClientGone(Exception):
