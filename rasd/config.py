@@ -42,7 +42,7 @@ class TargetConfig(Section):
     dtype: Dtype = "auto"
     device: str = "cpu"
     tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
-    threads: Count = 2
+    threads: Count = 1
     kv_slots: Count = 16_384
     page_size: Annotated[int, Field(ge=1, le=1024)] = 16
     max_model_len: Count | None = None
