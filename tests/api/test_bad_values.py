@@ -34,7 +34,7 @@ VALUES: list[tuple[str, Any, str]] = [
     ("prompt", ["a"] * 17, "at most 16; got 17"),
     ("prompt", "a" * (CONTEXT - 1), f"{CONTEXT} tokens; the context is {CONTEXT} tokens"),
     ("prompt", "a" * (10 * CONTEXT), f"the context is {CONTEXT} tokens"),
-    ("prompt", "a" * 9_000_000, "9000000 characters"),
+    ("prompt", "a" * 7_000_000, "7000000 characters"),
     ("prompt", [5] * CONTEXT, f"{CONTEXT} tokens; the context is {CONTEXT}"),
     ("prompt", [5] * 1_000_000, "1000000 tokens"),
     ("model", "gpt-4", "'gpt-4' does not exist; this server has 'rasd'"),

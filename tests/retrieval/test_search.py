@@ -15,9 +15,11 @@ from rasd.retrieval.segment import Segment, open_segment, write_segment
 from tests.retrieval import brute
 
 SETTINGS = st.builds(
-    RetrievalConfig,
-    suffix_max=st.integers(1, 6),
+    lambda suffix_min, longer, **rest: RetrievalConfig(
+        suffix_min=suffix_min, suffix_max=suffix_min + longer, **rest
+    ),
     suffix_min=st.integers(1, 3),
+    longer=st.integers(0, 4),
     depth=st.integers(1, 6),
     nodes=st.integers(1, 40),
 )
