@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
@@ -29,6 +30,8 @@ from rasd.tree import Int32s
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+log = logging.getLogger("rasd.api")
 
 _PARAMETERS: Final = frozenset(SamplingParams.__dataclass_fields__)
 
@@ -222,12 +225,14 @@ class TextService:
             asyncio.get_running_loop().time() + limit,
             limit,
         )
-        numbered = itertools.count()
-        return [
-            pieces_of(run, Request(next(self._sequences), prompt, params, choice), next(numbered))
+        requests = [
+            Request(next(self._sequences), prompt, params, choice)
             for prompt, params in zip(job.prompts, job.params, strict=True)
             for choice in range(params.n)
         ]
+        # Engine and target log sequence numbers: this line says whose they are.
+        log.info("%s runs as sequences %s", job.request_id, [r.sequence for r in requests])
+        return [pieces_of(run, request, i) for i, request in enumerate(requests)]
 
 
 def _seeded(params: SamplingParams) -> SamplingParams:
