@@ -231,7 +231,7 @@ class TextService:
             for choice in range(params.n)
         ]
         # Engine and target log sequence numbers: this line says whose they are.
-        log.info("%s runs as sequences %s", job.request_id, [r.sequence for r in requests])
+        log.info("request %s is sequences %s", job.request_id, [r.sequence for r in requests])
         return [pieces_of(run, request, i) for i, request in enumerate(requests)]
 
 
