@@ -113,20 +113,41 @@ class CorpusConfig(Section):
     source: str
 
 
-class DatastoreConfig(Section):
-    """Where corpora live. ``partitions`` is fixed when a corpus is made."""
+class StoreConfig(Section):
+    """How a corpus is kept, per partition.
 
-    root: str = "~/.cache/rasd/datastore"
+    From ``flush_tokens`` on, what was written last becomes a segment; beyond ``max_segments``
+    they are merged, and so is one of which more than ``max_dead_share`` is deleted. Files nobody
+    needs any more stay for ``grace_s``, for readers that are behind.
+    """
+
+    flush_tokens: Annotated[int, Field(ge=1, le=2**28)] = 2**20
+    max_segments: Annotated[int, Field(ge=1, le=64)] = 3
+    max_dead_share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    max_document_bytes: Annotated[int, Field(ge=1, le=2**30)] = 4 * 1024 * 1024
+    grace_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    refresh_s: Seconds = 0.2
+
+
+class DatastoreConfig(Section):
+    """Where corpora live. ``partitions`` is the default for new ones, fixed once made."""
+
+    root: str = "~/.cache/rasd/corpora"
     partitions: Annotated[int, Field(ge=1, le=1024)] = 4
+    store: StoreConfig = StoreConfig()
     corpora: list[CorpusConfig] = [CorpusConfig(name=STDLIB_CORPUS, source=STDLIB_CORPUS)]
 
 
 class ApiKey(Section):
-    """A key by its SHA-256 (hex), and the corpora it may read (null: all)."""
+    """A key by its SHA-256 (hex), and the corpora it may read (null: all).
+
+    With ``manage`` it may also make, change and drop those, and scale the datastore.
+    """
 
     name: Name
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     corpora: list[Name] | None = None
+    manage: bool = False
 
     @staticmethod
     def digest(key: str) -> str:

@@ -8,15 +8,18 @@ RasdError
 │   ├── Forbidden               403  the key may not read a corpus it asked for
 │   ├── NotFound                404  no such model, route or corpus
 │   ├── BodyTimeout             408  the body did not arrive in time
+│   ├── Conflict                409  it exists already, and is different
 │   ├── PayloadTooLarge         413  the body is over its limit; refused before parsing
 │   └── Overloaded              429  running and queued requests are at their limit; retry later
 ├── ServerError             the service is at fault; the request may be sent again
 │   ├── Unavailable             503  starting, draining or restarting
+│   ├── StoreLocked             503  another process writes to this corpus, or took it over
+│   ├── StorageError            507  the storage root refuses a write: full, or read-only
 │   └── DeadlineExceeded        504  the request waited or ran longer than its deadline
 ├── ConfigError             a setting is wrong; refused at start, named
 ├── ModelError              a model, drafter or tokenizer cannot be loaded
 │   └── UnsupportedModel        it loads, but we cannot run it losslessly; the reason is named
-├── SegmentError            an index file is refused; the service goes on without it
+├── SegmentError            a file of a corpus is refused; the service goes on without it
 │   ├── SegmentCorrupt          wrong magic, length or checksum
 │   ├── SegmentVersionError     written by a newer version
 │   └── TokenizerMismatch       made with another tokenizer
@@ -91,6 +94,13 @@ class BodyTimeout(RequestError):
     code = "request_timeout"
 
 
+class Conflict(RequestError):
+    """It exists already, and is different."""
+
+    status = 409
+    code = "conflict"
+
+
 class PayloadTooLarge(RequestError):
     """The body is over its limit; it was not parsed."""
 
@@ -123,6 +133,20 @@ class Unavailable(ServerError):
     code = "unavailable"
 
 
+class StoreLocked(ServerError):
+    """Another process writes to this corpus, or has taken it over; nothing was written."""
+
+    status = 503
+    code = "store_locked"
+
+
+class StorageError(ServerError):
+    """The storage root refuses a write: it is full or read-only. What was there is untouched."""
+
+    status = 507
+    code = "storage_error"
+
+
 class DeadlineExceeded(ServerError):
     """The request waited or ran longer than its deadline."""
 
@@ -143,7 +167,7 @@ class UnsupportedModel(ModelError):
 
 
 class SegmentError(RasdError):
-    """An index file is refused; the message names the file and the field."""
+    """A file of a corpus is refused; the message names the file and the field."""
 
 
 class SegmentCorrupt(SegmentError):

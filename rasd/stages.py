@@ -246,11 +246,13 @@ class RetrieveQuery:
 
     ``tail`` holds the newest decided tokens, at most as many as the longest suffix, the root
     last. ``corpora`` are the names the sequence may read; a prompt lookup ignores both.
+    ``origins`` asks where each node was found.
     """
 
     sequence: int
     tail: Int32s
     corpora: tuple[str, ...]
+    origins: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rasd.tree import Bools, DraftTree, Int32s
+from rasd.tree import Bools, DraftTree, Int32s, UInt8s
+
+
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """Where the nodes of a trie were found; one occurrence each, of those that count.
+
+    Attributes:
+        corpora: int32[M]; index into the query's corpora, -1 for the sequence itself.
+        documents: uint8[M, 16]; digest of the document's id, zeros for the sequence itself.
+        offsets: int32[M]; place of the node's token in its document, or in the sequence.
+    """
+
+    corpora: Int32s
+    documents: UInt8s
+    offsets: Int32s
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +39,8 @@ class Continuations:
         counts: int32[M]; occurrences that pass through the node.
         total: occurrences of the matched suffix.
         match_length: tokens in the matched suffix; 0 when nothing matched.
+        exact: false where counts are a lower bound, merged from answers that were cut.
+        origins: per node, where the query asked for them.
     """
 
     tokens: Int32s
@@ -31,6 +48,8 @@ class Continuations:
     counts: Int32s
     total: int
     match_length: int
+    exact: bool = True
+    origins: Origins | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
