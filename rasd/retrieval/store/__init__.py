@@ -1,0 +1,1 @@
+"""Corpora that change: documents on disk, one writer per corpus, readers that follow."""
