@@ -1,7 +1,8 @@
 """The hot loops over suffix arrays, compiled.
 
-A *table* int64[S, 3] names the segments: the address of their tokens (uint32), the address of
-their suffixes (int32) and how many suffixes there are. Addresses, because compiled code cannot
+A *table* int64[S, 4] names the segments: the address of their tokens (uint32), the address of
+their suffixes (int32), how many suffixes there are, and the address of the blocks that say which
+of them live (see `rasd.retrieval.live`), or 0 if all do. Addresses, because compiled code cannot
 take a list of arrays whose length is known only at run time. Whoever makes a table keeps the
 arrays alive, ends each text in a separator, and holds only suffixes that start inside it.
 """
@@ -21,7 +22,7 @@ from rasd.tree import Int32s
 
 Int64s = NDArray[np.int64]
 
-_TEXT, _SUFFIXES, _LENGTH = 0, 1, 2
+_TEXT, _SUFFIXES, _LENGTH, _LIVE = 0, 1, 2, 3
 
 _MAX: Final = 2**31 - 1  # of a token, and of a count
 _GAP: Final = 2**31
@@ -35,9 +36,10 @@ def address(array: NDArray[Any]) -> int:
 
 def warm_up() -> None:
     """Compiles, or loads what was compiled before; the first call is then as quick as others."""
-    table, bounds = np.zeros((0, 3), np.int64), np.zeros((0, 2), np.int64)
+    table, bounds = np.zeros((0, 4), np.int64), np.zeros((0, 2), np.int64)
     longest(table, np.zeros(0, np.int32), 1)
     expand(table, bounds, 0, 1, 1)
+    occurrence(table, np.zeros(0, np.int32))
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -48,6 +50,56 @@ def _words(context: Any, address: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(types.uint32)(types.int64), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _blocks(context: Any, address: Any) -> Any:
+    """An address as a pointer to uint64."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.uint64)(types.int64), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _ones(context: Any, word: Any) -> Any:
+    """How many bits of a uint64 are set."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return types.uint64(types.uint64), code
+
+
+@compiled
+def _live(table: Int64s, segment: int, low: int, high: int) -> Any:
+    """int64: how many suffixes in [low, high) live."""
+    if table[segment, _LIVE] == 0:
+        return high - low
+    return _live_below(table, segment, high) - _live_below(table, segment, low)
+
+
+@compiled
+def _live_below(table: Int64s, segment: int, rank: int) -> Any:
+    blocks = _blocks(table[segment, _LIVE])
+    word = blocks[(rank >> 6) * 2 + 1] & ((np.uint64(1) << np.uint64(rank & 63)) - np.uint64(1))
+    return np.int64(blocks[(rank >> 6) * 2]) + np.int64(_ones(word))
+
+
+@compiled
+def _middle(table: Int64s, segment: int, low: int, high: int) -> int:
+    """The rank of a live suffix with as many live ones before it as behind, at least one there."""
+    if table[segment, _LIVE] == 0:
+        return (low + high) >> 1
+    wanted = _live_below(table, segment, low) + (_live(table, segment, low, high) >> 1)
+    while high - low > 1:
+        middle = (low + high) >> 1
+        if _live_below(table, segment, middle) <= wanted:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 @compiled
@@ -62,7 +114,7 @@ def _token(table: Int64s, segment: int, rank: int, offset: int) -> Any:
 
 @compiled
 def longest(table: Int64s, tail: Int32s, shortest: int) -> tuple[int, Int64s]:
-    """The longest suffix of ``tail`` that some segment holds with a token behind it, and where.
+    """The longest suffix of ``tail`` that lives in some segment with a token behind it, and where.
 
     Returns:
         Its length, 0 if it is below ``shortest``, and bounds int64[S, 2]: per segment the first
@@ -77,8 +129,7 @@ def longest(table: Int64s, tail: Int32s, shortest: int) -> tuple[int, Int64s]:
         while above - found > 1:  # what holds a text holds its suffixes: double, then halve
             middle = found + min(step, (above - found) >> 1)
             query = tail[len(tail) - middle :]
-            rank = _bound(table, segment, query, 0, table[segment, _LENGTH], 0)
-            if rank < table[segment, _LENGTH] and _goes_on(table, segment, rank, query):
+            if _goes_on(table, segment, query):
                 found, step = middle, 2 * step
             else:
                 above = middle
@@ -93,14 +144,31 @@ def longest(table: Int64s, tail: Int32s, shortest: int) -> tuple[int, Int64s]:
 
 
 @compiled
-def _goes_on(table: Int64s, segment: int, rank: int, query: Int32s) -> bool:
-    """Whether the suffix starts with ``query`` and its document does not end there.
+def _goes_on(table: Int64s, segment: int, query: Int32s) -> bool:
+    """Whether a live suffix starts with ``query`` and its document does not end there.
 
     Separators sort last: where the first of a range meets one, all of the range does.
     """
-    if _compare(table, segment, rank, query) != 0:
+    low = _bound(table, segment, query, 0, table[segment, _LENGTH], 0)
+    if low == table[segment, _LENGTH] or _compare(table, segment, low, query) != 0:
         return False
-    return _token(table, segment, rank, len(query)) != SEPARATOR  # type: ignore[no-any-return]
+    if table[segment, _LIVE] == 0:
+        return _token(table, segment, low, len(query)) != SEPARATOR  # type: ignore[no-any-return]
+    high = _end(table, segment, query, low)
+    high = _first(table, segment, low, high, len(query), SEPARATOR)
+    return _live(table, segment, low, high) > 0  # type: ignore[no-any-return]
+
+
+@compiled
+def occurrence(table: Int64s, query: Int32s) -> tuple[Any, Any]:
+    """A segment with a living ``query``, and where one starts in it; -1 and -1 if there is none."""
+    for segment in range(len(table)):
+        low = _bound(table, segment, query, 0, table[segment, _LENGTH], 0)
+        high = _end(table, segment, query, low)
+        if _live(table, segment, low, high) > 0:
+            rank = _middle(table, segment, low, high)
+            return segment, np.int64(_words(table[segment, _SUFFIXES])[rank])
+    return -1, -1
 
 
 @compiled
@@ -150,7 +218,8 @@ def expand(
 
     Best-first: the highest count, then the smallest token, then the earliest parent. A gap may
     hide a child as large as itself, so it is due before any node that is not larger; then the
-    child in its middle is cut out, which leaves two smaller gaps. Hits are never walked.
+    child in its middle is cut out, which leaves two smaller gaps. Hits are never walked. Only
+    live ones count.
 
     Returns:
         int32[3, M]: tokens, parents and counts of M <= nodes nodes; and the number of hits.
@@ -159,7 +228,7 @@ def expand(
     heap = np.empty(len(entries), np.int64)
     total = 0
     for i in range(len(bounds)):
-        total += bounds[i, 1] - bounds[i, 0]
+        total += _live(table, i, bounds[i, 0], bounds[i, 1])
         entries[0, _BOUNDS + 2 * i], entries[0, _BOUNDS + 2 * i + 1] = bounds[i]
     entries[0, _KEY], entries[0, _PARENT], entries[0, _DEPTH] = _key(total, _GAP), -1, 0
     size, used, taken = _push(entries, heap, 0, 0), 1, 0
@@ -190,12 +259,14 @@ def expand(
 def _split(table: Int64s, entries: Int64s, gap: int, smaller: int, matched: int) -> None:
     """Turns a gap into the child in its middle; ``smaller`` and the next become what is left."""
     larger, offset = smaller + 1, matched + entries[gap, _DEPTH]
-    widest = _BOUNDS
+    widest, most = _BOUNDS, 0
     for at in range(_BOUNDS, entries.shape[1], 2):
-        if _width(entries, gap, at) > _width(entries, gap, widest):
-            widest = at
-    middle = (entries[gap, widest] + entries[gap, widest + 1]) >> 1
-    token = _token(table, (widest - _BOUNDS) >> 1, middle, offset)
+        count = _live(table, (at - _BOUNDS) >> 1, entries[gap, at], entries[gap, at + 1])
+        if count > most:
+            widest, most = at, count
+    segment = (widest - _BOUNDS) >> 1
+    middle = _middle(table, segment, entries[gap, widest], entries[gap, widest + 1])
+    token = _token(table, segment, middle, offset)
     sizes = np.zeros(3, np.int64)
     for at in range(_BOUNDS, entries.shape[1], 2):
         segment, low, high = (at - _BOUNDS) >> 1, entries[gap, at], entries[gap, at + 1]
@@ -204,9 +275,9 @@ def _split(table: Int64s, entries: Int64s, gap: int, smaller: int, matched: int)
         entries[smaller, at], entries[smaller, at + 1] = low, first
         entries[gap, at], entries[gap, at + 1] = first, last
         entries[larger, at], entries[larger, at + 1] = last, high
-        sizes[0] += first - low
-        sizes[1] += last - first
-        sizes[2] += high - last
+        sizes[0] += _live(table, segment, low, first)
+        sizes[1] += _live(table, segment, first, last)
+        sizes[2] += _live(table, segment, last, high)
     for entry in (smaller, larger):
         entries[entry, _PARENT], entries[entry, _DEPTH] = (
             entries[gap, _PARENT],
@@ -216,11 +287,6 @@ def _split(table: Int64s, entries: Int64s, gap: int, smaller: int, matched: int)
     # Behind a separator the document has ended.
     entries[gap, _KEY] = _key(sizes[1], _MAX - token) if token <= _MAX else 0
     entries[gap, _DEPTH] += 1
-
-
-@compiled
-def _width(entries: Int64s, entry: int, at: int) -> int:
-    return entries[entry, at + 1] - entries[entry, at]  # type: ignore[no-any-return]
 
 
 @compiled

@@ -115,7 +115,7 @@ class _Text:
         )
         if matched < self.gram:
             return Continuations.none()
-        table = np.array([[address(self.tokens), address(hits), total]], np.int64)
+        table = np.array([[address(self.tokens), address(hits), total, 0]], np.int64)
         bounds = np.array([[0, total]], np.int64)
         found, _ = expand(table, bounds, 0, settings.depth, settings.nodes)
         return Continuations(found[0], found[1], found[2], total, matched)

@@ -47,6 +47,7 @@ _LAYOUT: Final = struct.Struct("<8sIIQ64sQQQQQIIII")
 HEADER_BYTES: Final = _LAYOUT.size
 
 UInt32s = NDArray[np.uint32]
+Int64s = NDArray[np.int64]
 IntArray = NDArray[np.integer[Any]]
 
 
@@ -76,26 +77,32 @@ class Header(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """An open index file. The arrays are read-only views of it and keep it mapped.
+    """An index, of a file or in memory. The arrays are read-only, and keep a file mapped.
 
     Attributes:
+        path: the file; None in memory.
+        header: as in the file; in memory without checksums and tokenizer.
         tokens: uint32[T + D]; suffixes: int32[T]; documents: int32[D], as in the file.
     """
 
-    path: Path
+    path: Path | None
     header: Header
     tokens: UInt32s
     suffixes: Int32s
     documents: Int32s
 
+    def locate(self, positions: IntArray) -> tuple[Int64s, Int64s]:
+        """The documents int64[n] that places int[n] in ``tokens`` lie in, and the offsets there."""
+        places = np.asarray(positions, np.int64)
+        ordinals = np.searchsorted(self.documents, places, "right").astype(np.int64) - 1
+        return ordinals, places - self.documents[ordinals]
+
 
 # --- writing ----------------------------------------------------------------------------------
 
 
-def write_segment(
-    path: Path, documents: Sequence[IntArray], *, vocabulary: int, tokenizer_hash: str
-) -> Header:
-    """Sorts all suffixes of the documents and writes the file; readers see it whole or not.
+def build_segment(documents: Sequence[IntArray], *, vocabulary: int) -> Segment:
+    """Sorts all suffixes of the documents, in memory.
 
     Takes about 30 bytes of memory per token while sorting, 60 from 65,536 ids on.
 
@@ -105,17 +112,43 @@ def write_segment(
     Raises:
         InvalidRequest: a token is out of range, there is no document, or there is too much.
     """
+    sections = _sections(documents, vocabulary)
+    header = _header(sections, vocabulary, b"", [0] * len(sections), 0)
+    for array in sections:
+        array.setflags(write=False)
+    return Segment(None, header, *sections)
+
+
+def write_segment(
+    path: Path, documents: Sequence[IntArray], *, vocabulary: int, tokenizer_hash: str
+) -> Header:
+    """As `build_segment`, into a file; readers see it whole or not.
+
+    Raises:
+        InvalidRequest: as `build_segment`, or the hash is none.
+    """
     name = _checked_hash(tokenizer_hash)
+    sections = _sections(documents, vocabulary)
+    parts = [section.view(np.uint8).data for section in sections]
+    header = _header(sections, vocabulary, name, [zlib.crc32(part) for part in parts], 0)
+    raw = _LAYOUT.pack(*header)[:-4]
+    header = header._replace(header_crc=zlib.crc32(raw))
+    write_atomically(path, [raw, header.header_crc.to_bytes(4, "little"), *parts])
+    return header
+
+
+def _sections(documents: Sequence[IntArray], vocabulary: int) -> tuple[UInt32s, Int32s, Int32s]:
     text, starts = _join(documents, vocabulary)
-    suffixes = _sort(text, vocabulary, len(documents))
-    sections = [part.view(np.uint8).data for part in (text, suffixes, starts)]
-    fields: list[Any] = [MAGIC, VERSION, HEADER_BYTES, vocabulary, name]
-    fields += [len(starts), len(suffixes), *(len(part) for part in sections)]
-    fields += [zlib.crc32(part) for part in sections]
-    raw = _LAYOUT.pack(*fields, 0)[:-4]
-    crc = zlib.crc32(raw)
-    write_atomically(path, [raw, crc.to_bytes(4, "little"), *sections])
-    return Header._make([*fields, crc])
+    return text, _sort(text, vocabulary, len(documents)), starts
+
+
+def _header(
+    sections: Sequence[NDArray[Any]], vocabulary: int, name: bytes, crcs: list[int], crc: int
+) -> Header:
+    _, suffixes, documents = sections
+    sizes = [section.nbytes for section in sections]
+    start = (MAGIC, VERSION, HEADER_BYTES, vocabulary, name, len(documents), len(suffixes))
+    return Header._make([*start, *sizes, *crcs, crc])
 
 
 def _checked_hash(tokenizer_hash: str) -> bytes:

@@ -9,7 +9,7 @@ from rasd.config import RetrievalConfig
 from rasd.errors import SegmentError
 from rasd.retrieval import kernels
 from rasd.retrieval.corpus import Corpus, open_corpus
-from rasd.retrieval.search import Index
+from rasd.retrieval.search import Index, Part
 from rasd.stages import Pending, Ready, RetrieveQuery, RetrieveReply, RetrieveRequest
 from rasd.tree import Int32s
 from rasd.trie import Continuations
@@ -80,7 +80,7 @@ class ShardStore:
             if len(self._indexes) >= _MAX_INDEXES:  # cheap to make, but callers choose the key
                 self._indexes.clear()
             index = self._indexes[names] = Index(
-                segment
+                Part(segment)
                 for name in sorted(self._corpora.keys() & set(names))
                 for segments in self._corpora[name].segments.values()
                 for segment in segments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rasd.config import RetrievalConfig
-from rasd.retrieval.search import Index
-from rasd.retrieval.segment import Segment, open_segment, write_segment
+from rasd.retrieval.live import Live
+from rasd.retrieval.search import Index, Part
+from rasd.retrieval.segment import Segment, build_segment, open_segment, write_segment
 from tests.retrieval import brute
 
 SETTINGS = st.builds(
@@ -49,7 +51,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_is_exact_over_all_segments(
     path: Path, parts: list[list[list[int]]], tail: list[int], settings: RetrievalConfig
 ) -> None:
-    index = Index(build(path / f"{i}.seg", part, 4) for i, part in enumerate(parts))
+    index = Index(Part(build(path / f"{i}.seg", part, 4)) for i, part in enumerate(parts))
     found = index.search(np.asarray(tail, np.int32), settings)
     wanted = brute.search([text for part in parts for text in part], tail, settings)
     assert brute.as_lists(found) == brute.as_lists(wanted)
@@ -67,10 +69,64 @@ def test_large_ids(
     """Tails out of a document, with ids that do not fit 16 bits, up to the largest there is."""
     texts = [[token * scale for token in text] for text in texts]
     tail = texts[0][: at + 1]
-    found = Index([build(path / "large.seg", texts, scale + 1)]).search(
+    found = Index([Part(build(path / "large.seg", texts, scale + 1))]).search(
         np.asarray(tail, np.int32), settings
     )
     assert brute.as_lists(found) == brute.as_lists(brute.search(texts, tail, settings))
+
+
+PARTS = st.lists(
+    documents(3).flatmap(
+        lambda texts: st.tuples(st.just(texts), st.sets(st.integers(0, len(texts) - 1)))
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def partial(parts: list[tuple[list[list[int]], set[int]]]) -> tuple[Index, list[list[int]]]:
+    """An index over parts with dead documents, and the texts that live."""
+    held = []
+    for texts, dead in parts:
+        segment = build_segment([np.asarray(text, np.int64) for text in texts], vocabulary=4)
+        held.append(Part(segment, Live.without(segment, np.array(sorted(dead), np.int64))))
+    living = [text for texts, dead in parts for i, text in enumerate(texts) if i not in dead]
+    return Index(held), living
+
+
+@given(parts=PARTS, tails=st.lists(st.lists(st.integers(0, 3), max_size=8)), settings=SETTINGS)
+def test_dead_documents_are_as_if_never_there(
+    parts: list[tuple[list[list[int]], set[int]]], tails: list[list[int]], settings: RetrievalConfig
+) -> None:
+    index, living = partial(parts)
+    asked = [np.asarray(tail, np.int32) for tail in tails]
+    for tail, found in zip(asked, index.search_all(asked, settings), strict=True):
+        wanted = brute.search(living, tail.tolist(), settings)
+        assert brute.as_lists(found) == brute.as_lists(wanted)
+        assert brute.as_lists(index.search(tail, settings)) == brute.as_lists(wanted)
+
+
+@given(parts=PARTS, tail=st.lists(st.integers(0, 3), max_size=8), settings=SETTINGS)
+def test_places_are_living_occurrences(
+    parts: list[tuple[list[list[int]], set[int]]], tail: list[int], settings: RetrievalConfig
+) -> None:
+    index, _ = partial(parts)
+    found = index.search(np.asarray(tail, np.int32), settings)
+    places = index.places(np.asarray(tail, np.int32), found)
+    assert places.shape == (len(found), 2)
+    for node, (part, at) in enumerate(places.tolist()):
+        path, above = [], node
+        while above >= 0:
+            path.insert(0, int(found.tokens[above]))
+            above = int(found.parents[above])
+        query = tail[len(tail) - found.match_length :] + path
+        texts, dead = parts[part]
+        ordinals, offsets = index.parts[part].segment.locate(np.array([at]))
+        ordinal, end = int(ordinals[0]), int(offsets[0]) + 1
+        assert ordinal not in dead
+        assert texts[ordinal][end - len(query) : end] == query
+    strange = index.places(np.asarray(tail, np.int32), replace(found, tokens=found.tokens + 4))
+    assert (strange == -1).all()
 
 
 def test_many_different_tokens_behind_one(path: Path, seed: int) -> None:
@@ -79,13 +135,15 @@ def test_many_different_tokens_behind_one(path: Path, seed: int) -> None:
     words = np.minimum(rng.zipf(1.3, 20_000), 5_000)
     text = np.stack([np.zeros_like(words), words], axis=1).ravel().tolist()
     settings = RetrievalConfig(suffix_min=1, depth=1, nodes=256)
-    found = Index([build(path / "zipf.seg", [text], 5_001)]).search(np.zeros(1, np.int32), settings)
+    found = Index([Part(build(path / "zipf.seg", [text], 5_001))]).search(
+        np.zeros(1, np.int32), settings
+    )
     assert found.total == 20_000
     assert brute.same(found, brute.search([text], [0], settings))
 
 
 def test_does_not_cross_into_the_next_document(path: Path) -> None:
-    index = Index([build(path / "border.seg", [[1, 2], [3, 4], [1, 2, 5]], 6)])
+    index = Index([Part(build(path / "border.seg", [[1, 2], [3, 4], [1, 2, 5]], 6))])
     settings = RetrievalConfig(suffix_min=1)
     found = index.search(np.array([1, 2], np.int32), settings)
     assert (found.tokens.tolist(), found.total, found.match_length) == ([5], 2, 2)
@@ -97,6 +155,6 @@ def test_nothing_to_search(path: Path) -> None:
     settings = RetrievalConfig()
     tail = np.array([1, 2], np.int32)
     assert len(Index([]).search(tail, settings)) == 0
-    assert len(Index([build(path / "empty.seg", [[]], 4)]).search(tail, settings)) == 0
+    assert len(Index([Part(build(path / "empty.seg", [[]], 4))]).search(tail, settings)) == 0
     one = build(path / "one.seg", [[1]], 4)
-    assert len(Index([one]).search(np.zeros(0, np.int32), settings)) == 0
+    assert len(Index([Part(one)]).search(np.zeros(0, np.int32), settings)) == 0
