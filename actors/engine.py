@@ -13,7 +13,7 @@ from actors.cluster import log_to_stderr, node_address
 from actors.draft import DrafterRef, RemoteDrafter
 from actors.retrieve import RemoteRetriever
 from actors.rpc import bind, open_socket
-from actors.shard import ShardTable
+from actors.table import ShardTable
 from actors.target import RemoteTarget, TargetRef
 from actors.wire import Step, TargetLost, admits, decode, encode
 from rasd.config import AppConfig

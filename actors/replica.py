@@ -16,7 +16,7 @@ from actors.cluster import CPU_SHARE, start_actor
 from actors.draft import DraftActor, DrafterRef
 from actors.engine import EngineActor
 from actors.keeper import Keeper, Part
-from actors.shard import ShardTable
+from actors.table import ShardTable
 from actors.target import TargetRank, TargetRef
 from actors.wire import TargetLost
 from rasd.config import AppConfig

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from actors.rpc import Call, Client, take_in
-from actors.shard import ShardEntry, ShardTable
+from actors.table import ShardTable, Slot
 from actors.wire import ShardQuery
 from rasd.config import RetrievalConfig, SpeculationConfig
 from rasd.engine.breaker import Breaker
@@ -20,8 +20,8 @@ from rasd.trie import Continuations
 class _Shard:
     """One shard behind a breaker. A broken connection is tried again with the next question."""
 
-    def __init__(self, entry: ShardEntry, speculation: SpeculationConfig, secret: bytes) -> None:
-        self.entry = entry
+    def __init__(self, slot: Slot, speculation: SpeculationConfig, secret: bytes) -> None:
+        self.slot = slot
         self.breaker = Breaker(
             speculation.breaker_misses, speculation.breaker_probe_s, time.monotonic
         )
@@ -34,7 +34,7 @@ class _Shard:
             return None
         if self._client is None or self._client.gone:
             self.close()
-            self._client = Client(self.entry.address, self._secret)
+            self._client = Client(self.slot.addresses[0], self._secret)
         try:
             return self._client.call(query, RetrieveReply)
         except RasdError:
@@ -85,14 +85,14 @@ class RemoteRetriever:
 
     def set_table(self, table: ShardTable) -> None:
         """Asks the shards of this table from now on; keeps connections to those that stay."""
-        known = {shard.entry.address: shard for shard in self._shards}
+        known = {shard.slot.addresses[0]: shard for shard in self._shards}
         self._version = table.version
         self._shards = []
-        for entry in table.shards:
-            shard = known.pop(entry.address, None)
+        for slot in (slot for slot in table.slots if slot.addresses):
+            shard = known.pop(slot.addresses[0], None)
             if shard is None:
-                shard = _Shard(entry, self._speculation, self._secret)
-            shard.entry = entry
+                shard = _Shard(slot, self._speculation, self._secret)
+            shard.slot = slot
             self._shards.append(shard)
         for shard in known.values():
             shard.close()
@@ -108,7 +108,7 @@ class RemoteRetriever:
         asked: list[_Asked] = []
         partial = False
         for shard in self._shards:
-            held = shard.entry.holdings.keys()
+            held = shard.slot.holdings.keys()
             places = [i for i, q in enumerate(request.queries) if not held.isdisjoint(q.corpora)]
             if not places:
                 continue

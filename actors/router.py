@@ -18,7 +18,7 @@ from actors.cluster import log_to_stderr
 from actors.corpora import configured_corpora
 from actors.proxy import check_proxy, proxy_host
 from actors.replica import Replica
-from actors.shard import ShardTable
+from actors.table import ShardTable
 from rasd.api.choice import Piece
 from rasd.api.http import build_app
 from rasd.api.results import Result

@@ -6,56 +6,39 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import ray
+
 from actors.cluster import log_to_stderr, node_address
 from actors.rpc import Server
+from actors.table import Holdings, ShardLease, ShardStatus
 from actors.wire import ShardQuery
 from rasd.config import RetrievalConfig
 from rasd.errors import StageUnavailable
 from rasd.retrieval import LocalRetriever, ShardStore
+from rasd.retrieval.meter import Meter
 from rasd.stages import RetrieveReply
 
 # Engines may still ask by the tables before the newest, which may follow each other closely.
 _VERSIONS: Final = 4
 
-Holdings = Mapping[str, tuple[int, ...]]
-"""Partitions per corpus."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShardEntry:
-    """One shard of a table: where it listens and what it holds."""
-
-    address: str
-    holdings: Holdings
-
-
-@dataclass(frozen=True, slots=True)
-class ShardTable:
-    """Which shard holds what. Every partition is held once; versions differ, no more."""
-
-    version: int
-    shards: tuple[ShardEntry, ...] = ()
-
-    @property
-    def corpora(self) -> frozenset[str]:
-        """The corpora there are."""
-        return frozenset(name for shard in self.shards for name in shard.holdings)
-
 
 @dataclass(frozen=True, slots=True)
 class ShardSetting:
-    """What all shards of an application have in common."""
+    """What all shards of an application have in common.
+
+    Every ``refresh_s`` a shard looks for writes (`rasd.config.StoreConfig`).
+    """
 
     root: Path
     vocabulary: int
     tokenizer_hash: str
     retrieval: RetrievalConfig
     lease_s: float
+    refresh_s: float = 0.2
 
 
 class ShardService:
@@ -67,7 +50,13 @@ class ShardService:
     def __init__(self, setting: ShardSetting, host: str, secret: bytes) -> None:
         self._setting = setting
         self._loaded: dict[int, tuple[Holdings, LocalRetriever]] = {}
+        self._meter = Meter()
         self.server = Server(host, secret, {ShardQuery: self._search})
+
+    @property
+    def loaded(self) -> dict[int, Holdings]:
+        """The versions it answers for, and what each of them gives it."""
+        return {version: holdings for version, (holdings, _) in self._loaded.items()}
 
     @property
     def version(self) -> int:
@@ -87,6 +76,23 @@ class ShardService:
         kept = sorted(self._loaded.keys() - {version})[1 - _VERSIONS :]
         self._loaded = {old: self._loaded[old] for old in kept} | {version: (holdings, retriever)}
 
+    def status(self, node: str) -> ShardStatus:
+        """What it holds and how it is asked; ``node`` is where it runs."""
+        holdings = self.loaded.get(self.version, {})
+        load = self._meter.read()
+        return ShardStatus(
+            address=self.server.address,
+            node=node,
+            partitions=sum(map(len, holdings.values())),
+            tokens=0,
+            resident_bytes=resident_bytes(),
+            queries=load.queries,
+            queries_per_s=load.queries_per_s,
+            p50_ms=load.p50_ms,
+            p99_ms=load.p99_ms,
+            lag_s=0.0,
+        )
+
     def _open(self, holdings: Holdings) -> LocalRetriever:
         store = ShardStore(
             self._setting.root,
@@ -100,14 +106,24 @@ class ShardService:
         loaded = self._loaded.get(query.version)
         if loaded is None:
             raise StageUnavailable(f"version {query.version} is not held; {self.version} is")
-        return loaded[1].retrieve(query.request).wait(0)
+        started = time.perf_counter()
+        reply = loaded[1].retrieve(query.request).wait(0)
+        self._meter.add(len(query.request.queries), time.perf_counter() - started)
+        return reply
+
+
+def resident_bytes() -> int:
+    """Memory of this process beyond mapped files, which are the page cache's."""
+    resident, shared = Path("/proc/self/statm").read_text().split()[1:3]
+    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
 
 
 class ShardActor:
     """Actor: one shard. Ends itself when its controller has not renewed the lease in time.
 
     It is detached, so that it outlives a controller that restarts; the lease is what keeps it
-    from outliving the application.
+    from outliving the application. `load`, `renew` and `status` answer while it searches, and
+    while it loads.
     """
 
     def __init__(self, setting: ShardSetting, secret: bytes) -> None:
@@ -115,6 +131,7 @@ class ShardActor:
         self._lease_s = setting.lease_s
         self._ends_at = time.monotonic() + setting.lease_s
         self._service = ShardService(setting, node_address(), secret)
+        self._node = ray.get_runtime_context().get_node_id()
         self._loading = asyncio.Lock()
         self._serving: asyncio.Future[None] | None = None
         threading.Thread(target=self._end_with_lease, daemon=True).start()
@@ -124,10 +141,14 @@ class ShardActor:
         async with self._loading:  # a controller that lost patience, or its successor, may come
             await asyncio.to_thread(self._service.load, version, holdings)
 
-    async def renew(self) -> tuple[str, int]:
-        """Renews the lease. Where it listens, and the newest version it holds."""
+    async def renew(self) -> ShardLease:
+        """Renews the lease; says where it listens and what it has loaded."""
         self._ends_at = time.monotonic() + self._lease_s
-        return self._service.server.address, self._service.version
+        return ShardLease(self._service.server.address, self._node, self._service.loaded)
+
+    async def status(self) -> ShardStatus:
+        """What the status page shows. Renews nothing."""
+        return await asyncio.to_thread(self._service.status, self._node)
 
     async def run(self) -> None:
         """Serves; ends with the process. Each controller may wait for it."""
