@@ -85,21 +85,29 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> Int32s:
     return np.asarray(ids, np.int32)
 
 
-def encode_document(tokenizer: PreTrainedTokenizerFast, text: str) -> Int32s:
-    """A document of a corpus: without BOS, and names of special tokens read as text.
+def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[Int32s]:
+    """Documents of a corpus: without BOS, and names of special tokens read as text.
 
-    Lone surrogates become question marks: a corpus is a collection, not a request.
+    All of them at once, on as many threads as the tokenizer takes; prompts wait meanwhile.
+
+    Raises:
+        InvalidRequest: a text holds a lone surrogate, which is no character.
     """
-    clean = text.encode(errors="replace").decode()
+    for text in texts:
+        _check_text("document", text)
+    backend: Any = tokenizer.backend_tokenizer
     with _encoding:
-        ids = tokenizer(
-            clean,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_attention_mask=False,
-            verbose=False,
-        ).input_ids
-    return np.asarray(ids, np.int32)
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = True
+        # Without offsets, which nobody asks for: a third faster than through the wrapper.
+        encodings = backend.encode_batch_fast([*texts], add_special_tokens=False)
+    return [np.asarray(encoding.ids, np.int32) for encoding in encodings]
+
+
+def encode_document(tokenizer: PreTrainedTokenizerFast, text: str) -> Int32s:
+    """One of `encode_documents`."""
+    return encode_documents(tokenizer, [text])[0]
 
 
 def encode_chat(

@@ -16,7 +16,7 @@ from rasd.text import (
     TextStream,
     encode,
     encode_chat,
-    encode_document,
+    encode_documents,
     load_tokenizer,
     tokenizer_hash,
 )
@@ -58,14 +58,23 @@ def test_an_empty_prompt_is_bos_alone() -> None:
 
 
 def test_a_document_is_nothing_but_its_text() -> None:
-    ids = encode_document(BYTES, f"a{END}\ud800b")
-    assert not set(ids.tolist()) & set(BYTES.all_special_ids)
-    assert BYTES.decode(ids.tolist()) == f"a{END}?b"
+    texts = [f"a{END}b", "", "the abc", f"{USER}你🙂"]
+    one_by_one = [
+        BYTES(text, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
+        for text in texts
+    ]
+    encode(BYTES, "names are read as text after a prompt, too")
+    found = encode_documents(BYTES, texts)
+    assert [ids.tolist() for ids in found] == one_by_one
+    assert not {int(i) for ids in found for i in ids} & set(BYTES.all_special_ids)
+    assert [BYTES.decode(ids.tolist()) for ids in found] == texts
 
 
 def test_a_lone_surrogate_is_refused_with_its_place() -> None:
     with pytest.raises(InvalidRequest, match="surrogate at character 2"):
         encode(BYTES, "ab\ud800")
+    with pytest.raises(InvalidRequest, match="document holds a lone surrogate at character 0"):
+        encode_documents(BYTES, ["ab", "\udc00"])
     with pytest.raises(InvalidRequest, match=r"messages\[0\].content .* character 0"):
         encode_chat(BYTES, [{"role": "user", "content": "\udc00"}])
 
