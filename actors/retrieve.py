@@ -80,13 +80,11 @@ class RemoteRetriever:
         self._settings = settings
         self._speculation = speculation
         self._secret = secret
-        self._version = 0
         self._shards: list[_Shard] = []
 
     def set_table(self, table: ShardTable) -> None:
         """Asks the shards of this table from now on; keeps connections to those that stay."""
         known = {shard.slot.addresses[0]: shard for shard in self._shards}
-        self._version = table.version
         self._shards = []
         for slot in (slot for slot in table.slots if slot.addresses):
             shard = known.pop(slot.addresses[0], None)
@@ -113,7 +111,7 @@ class RemoteRetriever:
             if not places:
                 continue
             part = RetrieveRequest(request.step, [request.queries[i] for i in places])
-            call = shard.ask(ShardQuery(self._version, part))
+            call = shard.ask(ShardQuery(shard.slot.version, part))
             if call is None:
                 partial = True
             else:

@@ -20,20 +20,26 @@ Holdings = Mapping[str, tuple[int, ...]]
 class Slot:
     """Some partitions, and where the processes listen that hold them all.
 
+    ``version`` is that of the holdings, and what these processes are asked for (`ShardQuery`). It
+    changes with the holdings alone: a replica that comes or goes needs nobody else to load
+    anything, and a table may name different versions for different slots.
+
     A slot that nobody holds just now stays in the table without addresses: answers of queries
     that read from it are then partial, and not silently poorer.
     """
 
     holdings: Holdings
     addresses: tuple[str, ...] = ()
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ShardTable:
     """A deal of all partitions. Every partition is in one slot, an address in one at most.
 
-    Versions only grow. A table is published when all of its addresses have loaded its version;
-    shards go on answering for the versions before it, so engines may be behind.
+    Versions only grow: that of the table with every change, that of a slot with its holdings. A
+    table is published when all addresses of a slot have loaded the slot's version; shards go on
+    answering for the versions before it, so engines may be behind.
     """
 
     version: int

@@ -82,7 +82,7 @@ class TargetLost:
 
 @dataclass(frozen=True, slots=True)
 class ShardQuery:
-    """Engine to shard: search the partitions that the table of this version gave it."""
+    """Engine to shard: search the partitions that this version of its slot gave it."""
 
     version: int
     request: RetrieveRequest
