@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -63,17 +64,20 @@ class ShardService:
         """The newest version it holds; 0 before the first."""
         return max(self._loaded, default=0)
 
-    def load(self, version: int, holdings: Holdings) -> None:
+    def load(self, version: int, holdings: Holdings, keep: Iterable[int] = ()) -> None:
         """Opens what the version gives it, beside what it has.
 
-        Versions grow. One that nobody asks for yet may come again, and puts out no other.
+        Versions grow. One that nobody asks for yet may come again, and puts out no other. Of
+        those before, the newest stay for engines that are behind, and all in ``keep``: a slot
+        goes on by an old one for as long as a move takes.
 
         Raises:
             NotFound, InvalidRequest, SegmentError: see `ShardStore`.
         """
         same = [retriever for held, retriever in self._loaded.values() if held == holdings]
         retriever = same[0] if same else self._open(holdings)
-        kept = sorted(self._loaded.keys() - {version})[1 - _VERSIONS :]
+        before = sorted(self._loaded.keys() - {version})
+        kept = {*before[1 - _VERSIONS :], *(old for old in keep if old in before)}
         self._loaded = {old: self._loaded[old] for old in kept} | {version: (holdings, retriever)}
 
     def status(self, node: str) -> ShardStatus:
@@ -136,10 +140,10 @@ class ShardActor:
         self._serving: asyncio.Future[None] | None = None
         threading.Thread(target=self._end_with_lease, daemon=True).start()
 
-    async def load(self, version: int, holdings: Holdings) -> None:
+    async def load(self, version: int, holdings: Holdings, keep: tuple[int, ...] = ()) -> None:
         """See `ShardService.load`."""
         async with self._loading:  # a controller that lost patience, or its successor, may come
-            await asyncio.to_thread(self._service.load, version, holdings)
+            await asyncio.to_thread(self._service.load, version, holdings, keep)
 
     async def renew(self) -> ShardLease:
         """Renews the lease; says where it listens and what it has loaded."""
