@@ -46,6 +46,7 @@ class SamplingParams:
         speculation: which sources may propose.
         nodes: most drafted nodes per step beside the root; None takes the engine's setting.
         corpora: names of the corpora to ask; None asks all that the caller may read.
+        return_origins: say which documents the accepted retrieved tokens stand in.
     """
 
     max_tokens: int = 16
@@ -66,6 +67,7 @@ class SamplingParams:
     speculation: Speculation = "rasd"
     nodes: int | None = None
     corpora: tuple[str, ...] | None = None
+    return_origins: bool = False
 
     def __post_init__(self) -> None:
         self._check_kinds()
@@ -101,10 +103,10 @@ class SamplingParams:
         for corpus in self.corpora or ():
             if not isinstance(corpus, str):
                 raise InvalidRequest(f"corpora must be names; got {corpus!r:.80}", param="corpora")
-        if not isinstance(self.ignore_eos, bool):
-            raise InvalidRequest(
-                f"ignore_eos must be true or false; got {self.ignore_eos!r:.80}", param="ignore_eos"
-            )
+        for name in ("ignore_eos", "return_origins"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise InvalidRequest(f"{name} must be true or false; got {value!r:.80}", param=name)
         if not isinstance(self.logit_bias, dict):
             raise InvalidRequest(
                 f"logit_bias must map token ids to numbers; got {self.logit_bias!r:.80}",

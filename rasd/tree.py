@@ -38,12 +38,15 @@ class DraftTree:
         scores: float32[N]; estimated probability that the path to the node is accepted. The
             root has 1, a child never more than its parent.
         sources: uint8[N]; bit set of DRAFT, PROMPT, CORPUS. The root has 0.
+        origins: int32[N]; row in a table of where retrieved nodes were found, or -1. None
+            where nobody asked.
     """
 
     tokens: Int32s
     parents: Int32s
     scores: Float32s
     sources: UInt8s
+    origins: Int32s | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -60,6 +63,7 @@ class DraftTree:
         parents: Sequence[int] | Int32s,
         scores: Sequence[float] | Float32s,
         sources: Sequence[int] | UInt8s,
+        origins: Sequence[int] | Int32s | None = None,
     ) -> DraftTree:
         """Builds a tree from anything array-like, without checking it."""
         return cls(
@@ -67,6 +71,7 @@ class DraftTree:
             np.asarray(parents, np.int32),
             np.asarray(scores, np.float32),
             np.asarray(sources, np.uint8),
+            None if origins is None else np.asarray(origins, np.int32),
         )
 
 
@@ -116,7 +121,8 @@ def fuse(first: DraftTree, second: DraftTree) -> DraftTree:
 
     Nodes of ``second`` that ``first`` has already are not duplicated: their sources unite, and
     the chance of such a node given its parent is that of either source being right,
-    1 - (1 - a)(1 - b). Unmatched suffixes are grafted. Nodes of ``first`` keep their indices.
+    1 - (1 - a)(1 - b). Unmatched suffixes are grafted. Nodes of ``first`` keep their indices,
+    and their origins where they have one; rows of both trees are of one table.
 
     Raises:
         InvalidRequest: the roots differ.
@@ -148,7 +154,7 @@ def fuse(first: DraftTree, second: DraftTree) -> DraftTree:
     scores = [1.0]
     for i in range(1, len(tokens)):
         scores.append(scores[parents[i]] * chances[i])
-    return DraftTree.of(tokens, parents, scores, sources)
+    return DraftTree.of(tokens, parents, scores, sources, _origins(first, second, fused, tokens))
 
 
 def cut(tree: DraftTree, nodes: int) -> DraftTree:
@@ -209,6 +215,20 @@ def _chances(tree: DraftTree) -> list[float]:
     return chances
 
 
+def _origins(
+    first: DraftTree, second: DraftTree, fused: list[int], tokens: list[int]
+) -> Int32s | None:
+    """Of two trees of which the second's nodes went to the places ``fused``."""
+    if first.origins is None and second.origins is None:
+        return None
+    out = np.full(len(tokens), -1, np.int32)
+    if second.origins is not None:
+        out[fused] = second.origins
+    if first.origins is not None:
+        np.copyto(out[: len(first)], first.origins, where=first.origins >= 0)
+    return out
+
+
 def _select(tree: DraftTree, keep: Bools) -> DraftTree:
     """The kept nodes, renumbered. ``keep`` is prefix-closed and holds the root."""
     if keep.all():
@@ -216,4 +236,5 @@ def _select(tree: DraftTree, keep: Bools) -> DraftTree:
     index = np.cumsum(keep, dtype=np.int32) - 1
     parents = index[tree.parents[keep]]
     parents[0] = -1
-    return DraftTree(tree.tokens[keep], parents, tree.scores[keep], tree.sources[keep])
+    origins = None if tree.origins is None else tree.origins[keep]
+    return DraftTree(tree.tokens[keep], parents, tree.scores[keep], tree.sources[keep], origins)

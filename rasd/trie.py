@@ -7,11 +7,15 @@ sequences.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
 from rasd.tree import Bools, DraftTree, Int32s, UInt8s
+
+DIGEST_BYTES: Final = 16
+"""Of the digest that names a document in `Origins`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,10 @@ class Origins:
     corpora: Int32s
     documents: UInt8s
     offsets: Int32s
+
+    def of(self, nodes: Int32s | Bools) -> Origins:
+        """Those of some nodes, by index or as a mask."""
+        return Origins(self.corpora[nodes], self.documents[nodes], self.offsets[nodes])
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +101,18 @@ def build_trie(paths: Iterable[Sequence[int]], match_length: int) -> Continuatio
 
 
 def score_continuations(
-    found: Continuations, root: int, source: int, *, doubt: float = 1.0
+    found: Continuations,
+    root: int,
+    source: int,
+    *,
+    doubt: float = 1.0,
+    first_row: int | None = None,
 ) -> DraftTree:
     """Turns counts into a tree below ``root``.
 
     A node's chance given its parent is its share of the occurrences, times the trust in a match
     of L tokens, L / (L + doubt), where L grows along the path. (Our choice; the paper is silent.)
+    With ``first_row`` node i has that row and i as its origin.
     """
     scores, depths, parent_counts = [1.0], [0], [found.total]
     for parent, count in zip(found.parents.tolist(), found.counts.tolist(), strict=True):
@@ -113,6 +127,7 @@ def score_continuations(
         np.concatenate([np.asarray([-1], np.int32), found.parents + 1]),
         scores,
         [0] + [source] * len(found),
+        None if first_row is None else [-1, *range(first_row, first_row + len(found))],
     )
 
 
@@ -128,12 +143,14 @@ def advance(found: Continuations, tokens: Sequence[int]) -> Continuations:
     kept = _descendants(found.parents, node)
     index = np.full(len(found) + 1, -1, np.int32)  # the last entry serves parent -1
     index[np.flatnonzero(kept)] = np.arange(int(kept.sum()), dtype=np.int32)
-    return Continuations(
-        found.tokens[kept],
-        index[found.parents[kept]],
-        found.counts[kept],
-        total,
-        found.match_length + len(tokens),
+    return replace(
+        found,
+        tokens=found.tokens[kept],
+        parents=index[found.parents[kept]],
+        counts=found.counts[kept],
+        total=total,
+        match_length=found.match_length + len(tokens),
+        origins=None if found.origins is None else found.origins.of(kept),
     )
 
 

@@ -40,6 +40,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("corpora", "stdlib", "a list; got 'stdlib'"),
     ("corpora", (1,), "names; got 1"),
     ("ignore_eos", 1, "true or false; got 1"),
+    ("return_origins", "yes", "true or false; got 'yes'"),
     ("logit_bias", [1], "map token ids to numbers"),
     ("logit_bias", {-1: 0.0}, "between 0 and 2147483647; got -1"),
     ("logit_bias", {1: 101.0}, "at least -100.0 and at most 100.0; got 101.0"),

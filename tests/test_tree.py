@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -24,7 +25,14 @@ from rasd.tree import (
     prune,
     trim,
 )
-from rasd.trie import Continuations, advance, build_trie, score_continuations
+from rasd.trie import (
+    DIGEST_BYTES,
+    Continuations,
+    Origins,
+    advance,
+    build_trie,
+    score_continuations,
+)
 
 ROOT = 9
 Path = tuple[int, ...]
@@ -74,6 +82,7 @@ def check(tree: DraftTree) -> None:
     assert tree.scores.dtype == np.float32
     assert tree.sources.dtype == np.uint8
     assert len(tree.tokens) == len(tree.parents) == len(tree.scores) == len(tree.sources)
+    assert tree.origins is None or (tree.origins.dtype, len(tree.origins)) == (np.int32, len(tree))
     assert (tree.parents[0], tree.scores[0], tree.sources[0]) == (-1, 1.0, 0)
     for i in range(1, len(tree)):
         assert 0 <= tree.parents[i] < i
@@ -186,6 +195,48 @@ def test_trimming_keeps_what_is_not_too_deep(tree: DraftTree, depth: int) -> Non
     assert table(kept) == {p: v for p, v in table(tree).items() if len(p) <= depth}
 
 
+# --- origins ------------------------------------------------------------------------------------
+
+
+@st.composite
+def traced(draw: st.DrawFn, first_row: int) -> DraftTree:
+    """A retrieved tree; not every node has an origin, and maybe nobody asked."""
+    tree = draw(trees(CORPUS))
+    rows = [-1] + [first_row + i if draw(st.booleans()) else -1 for i in range(len(tree) - 1)]
+    return replace(tree, origins=np.asarray(rows, np.int32)) if draw(st.booleans()) else tree
+
+
+def rows_of(tree: DraftTree) -> dict[Path, int]:
+    """The origin of each path."""
+    rows = [-1] * len(tree) if tree.origins is None else tree.origins.tolist()
+    return {
+        tuple(int(tree.tokens[i]) for i in path_to(tree.parents, node)[1:]): rows[node]
+        for node in range(len(tree))
+    }
+
+
+@given(traced(0), traced(100))
+def test_a_fused_node_has_the_first_origin_there_is(first: DraftTree, second: DraftTree) -> None:
+    fused = fuse(first, second)
+    check(fused)
+    one, two = rows_of(first), rows_of(second)
+    for path, row in rows_of(fused).items():
+        own = one.get(path, -1)
+        assert row == (own if own >= 0 else two.get(path, -1))
+    asked = first.origins is not None or second.origins is not None
+    assert (fused.origins is not None) == asked
+
+
+@given(traced(0), drafts(), st.integers(1, 5), st.integers(0, 6))
+def test_what_is_left_of_a_tree_keeps_its_origins(
+    tree: DraftTree, draft: Draft, top_k: int, size: int
+) -> None:
+    for left in (prune(tree, draft, top_k), cut(tree, size), trim(tree, size)):
+        check(left)
+        assert rows_of(left).items() <= rows_of(tree).items()
+        assert (left.origins is None) == (tree.origins is None)
+
+
 # --- continuations ------------------------------------------------------------------------------
 
 
@@ -239,6 +290,43 @@ def test_scores_are_shares_times_trust(lines: list[list[int]], length: int, doub
             expected *= share * (length + depth) / (length + depth + doubt)
         assert score == pytest.approx(expected, abs=1e-6)
         assert sources == (CORPUS if path else 0)
+
+
+def with_origins(found: Continuations) -> Continuations:
+    """Every node's origin tells which node it was."""
+    numbers = np.arange(len(found), dtype=np.int32)
+    digests = np.repeat(numbers.astype(np.uint8)[:, None], DIGEST_BYTES, axis=1)
+    return replace(found, exact=False, origins=Origins(numbers, digests, numbers + 7))
+
+
+@given(paths, st.lists(tokens, max_size=4))
+def test_advancing_keeps_what_is_known_of_the_rest(
+    lines: list[list[int]], since: list[int]
+) -> None:
+    found = with_origins(build_trie(lines, 3))
+    moved = advance(found, since)
+    if len(moved) == 0:
+        return
+    assert not moved.exact
+    assert moved.origins is not None
+    tree, rest = (score_continuations(f, ROOT, CORPUS, first_row=0) for f in (found, moved))
+    before = rows_of(tree)
+    for path, row in rows_of(rest).items():
+        if path:
+            node = before[(*since, *path)]
+            assert int(moved.origins.corpora[row]) == node
+            assert moved.origins.documents[row].tolist() == [node % 256] * DIGEST_BYTES
+            assert int(moved.origins.offsets[row]) == node + 7
+
+
+@given(paths, st.integers(0, 50))
+def test_rows_of_scored_nodes_begin_where_told(lines: list[list[int]], first_row: int) -> None:
+    found = build_trie(lines, 3)
+    tree = score_continuations(found, ROOT, CORPUS, first_row=first_row)
+    check(tree)
+    assert tree.origins is not None
+    assert tree.origins.tolist() == [-1, *range(first_row, first_row + len(found))]
+    assert score_continuations(found, ROOT, CORPUS).origins is None
 
 
 def test_nothing_found_is_a_bare_root() -> None:

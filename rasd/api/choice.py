@@ -7,10 +7,11 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from rasd.api.metrics import Metrics
+from rasd.api.origins import Resolve, named
 from rasd.engine.api import EngineClient, Output, Request, Statistics
 from rasd.errors import (
     DeadlineExceeded,
@@ -21,6 +22,7 @@ from rasd.errors import (
     ServerError,
     Unavailable,
 )
+from rasd.quotes import Quote, Quotes
 from rasd.stages import Logprobs
 from rasd.text import TextStream
 
@@ -46,6 +48,7 @@ class Piece:
         logprobs: per token where asked for, else empty.
         finish: set exactly once, on the last piece of the choice.
         statistics: totals so far.
+        origins: where its retrieved tokens stand, on the last piece of a choice that asks.
     """
 
     choice: int
@@ -54,6 +57,7 @@ class Piece:
     statistics: Statistics
     logprobs: list[Logprobs] = field(default_factory=list)
     finish: Literal["stop", "length"] | None = None
+    origins: list[Quote] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class Run:
     """What all choices of one request share.
 
     ``arrived`` is of `time.monotonic`; ``deadline``, ``limit_s`` after the start, of the loop.
+    ``resolve`` finds ids of documents, if anybody can.
     """
 
     request_id: str
@@ -70,6 +75,7 @@ class Run:
     arrived: float
     deadline: float
     limit_s: float
+    resolve: Resolve | None = None
 
 
 async def pieces_of(run: Run, request: Request, choice: int) -> AsyncGenerator[Piece, None]:
@@ -81,17 +87,20 @@ async def pieces_of(run: Run, request: Request, choice: int) -> AsyncGenerator[P
         Unavailable: the engine is gone, or cancelled it on its own account.
     """
     stream = TextStream(run.tokenizer, request.params.stop)
-    clock = _Clock(run)
+    clock, quotes = _Clock(run), Quotes(request.params.corpora or ())
     async with aclosing(run.engine.generate(request)) as outputs:
         while True:
             output = await _next(run, outputs)
             piece = _piece(stream, output, choice)
             clock.count(output, len(piece.tokens))
+            quotes.add(output.origin, len(piece.tokens))
             if piece.finish is not None:
                 break
             yield piece
     # Only now, so that a sequence ended by a stop string costs no more steps.
     run.metrics.finished(piece.finish)
+    if request.params.return_origins:
+        piece = replace(piece, origins=await named(quotes, run.resolve))
     yield piece
 
 

@@ -129,6 +129,14 @@ class GenerationBody(_Strict):
     speculation: Speculation | None = None
     nodes: int | None = None
     corpora: Annotated[list[str], Field(fail_fast=True)] | None = None
+    return_origins: Annotated[
+        bool | None,
+        Field(
+            description="Say in `rasd.origins` where the accepted retrieved tokens stand: runs of "
+            "`tokens` tokens at `position` of a choice's answer that are those at `offset` of a "
+            "corpus's document, or of prompt and answer. A stream says so in its last chunk."
+        ),
+    ] = None
 
     @property
     def include_usage(self) -> bool:
@@ -155,6 +163,7 @@ class GenerationBody(_Strict):
             "speculation": self.speculation,
             "nodes": self.nodes,
             "corpora": None if self.corpora is None else tuple(self.corpora),
+            "return_origins": self.return_origins,
         }
         chosen = {name: value for name, value in given.items() if value is not None}
         return SamplingParams(max_tokens=max_tokens, logprobs=logprobs, **chosen)

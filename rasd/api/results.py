@@ -9,6 +9,7 @@ from typing import Any
 
 from rasd.api.choice import Piece
 from rasd.engine.api import Statistics
+from rasd.quotes import Quote
 from rasd.stages import Logprobs
 
 
@@ -21,6 +22,7 @@ class Choice:
     logprobs: list[Logprobs] = field(default_factory=list)
     finish: str | None = None
     statistics: Statistics = field(default_factory=Statistics)
+    origins: list[Quote] = field(default_factory=list)
 
     def add(self, piece: Piece) -> None:
         """Appends what a step brought."""
@@ -29,6 +31,7 @@ class Choice:
         self.logprobs += piece.logprobs
         self.finish = piece.finish
         self.statistics = piece.statistics
+        self.origins += piece.origins
 
 
 @dataclass(frozen=True, slots=True)

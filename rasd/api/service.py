@@ -18,6 +18,7 @@ from rasd.api.choice import Piece, Run, merge, pieces_of
 from rasd.api.gate import Gate
 from rasd.api.intake import Intake
 from rasd.api.metrics import Metrics
+from rasd.api.origins import Resolve
 from rasd.api.protocol import Ask, Conversation, Prompts
 from rasd.api.results import Result, collect
 from rasd.api.tokens import TokenTexts
@@ -65,6 +66,7 @@ class TextService:
         config: names and limits.
         info: what the target can hold.
         corpora: names of the corpora there are now; asked for every request.
+        resolve: finds ids of documents, for requests that ask what they quote.
     """
 
     def __init__(
@@ -74,12 +76,14 @@ class TextService:
         config: RouterConfig,
         info: TargetInfo,
         corpora: Callable[[], Iterable[str]] = tuple,
+        resolve: Resolve | None = None,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
         self.config = config
         self.intake = Intake(tokenizer, info)
         self.corpora = corpora
+        self.resolve = resolve
         self.created = int(time.time())
         self.texts = TokenTexts(tokenizer)
         self.gate = Gate(config.max_running, config.max_queued, config.queue_deadline_s)
@@ -224,6 +228,7 @@ class TextService:
             job.arrived,
             asyncio.get_running_loop().time() + limit,
             limit,
+            self.resolve,
         )
         requests = [
             Request(next(self._sequences), prompt, params, choice)

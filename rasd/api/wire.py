@@ -1,7 +1,8 @@
 """Answers in the shapes of OpenAI's API, whole and in chunks.
 
 Beyond OpenAI's fields, a whole answer and a stream's usage chunk carry ``rasd``: what speculation
-did (see `rasd.api.results.summary`). Log-probabilities have one entry per completion token,
+did (see `rasd.api.results.summary`), and where its text stands for a request that asks; a stream
+of such a request has that chunk in any case. Log-probabilities have one entry per completion token,
 tokens that ended the text included.
 """
 
@@ -12,10 +13,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final, Protocol
 
 from rasd.api.choice import Piece
+from rasd.api.origins import as_json as origins_as_json
 from rasd.api.results import Choice, Result, summary
 from rasd.api.service import Job
 from rasd.api.tokens import Offsets, TokenTexts
 from rasd.engine.api import Statistics
+from rasd.quotes import Quote
 from rasd.stages import Logprobs
 
 _UNLIKELY: Final = -9999.0
@@ -51,6 +54,8 @@ class _Shape:
         self._wants_logprobs = job.params[0].logprobs is not None
         self._completion_tokens = 0
         self._statistics: dict[int, Statistics] = {}
+        self._wants_origins = job.params[0].return_origins
+        self._origins: dict[int, list[Quote]] = {}
         self._head = {
             "id": f"{self.prefix}-{job.request_id}",
             "object": self.kind,
@@ -60,14 +65,14 @@ class _Shape:
         }
 
     def last(self) -> Iterator[dict[str, Any]]:
-        """The chunk of counts, if the request asks for it."""
-        if self._include_usage:
+        """The chunk of counts and origins, if the request asks for either."""
+        if self._include_usage or self._wants_origins:
             counts = _usage(self._job.prompt_tokens, self._completion_tokens)
             yield {
                 **self._head,
                 "choices": [],
-                "usage": counts,
-                "rasd": summary(self._statistics.values()),
+                **({"usage": counts} if self._include_usage else {}),
+                "rasd": self._rasd(self._statistics.values(), self._origins),
             }
 
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
@@ -77,14 +82,28 @@ class _Shape:
     def _note(self, piece: Piece) -> None:
         self._completion_tokens += len(piece.tokens)
         self._statistics[piece.choice] = piece.statistics
+        self._origins[piece.choice] = piece.origins
 
     def _answer(self, choices: list[dict[str, Any]], result: Result) -> dict[str, Any]:
         return {
             **self._head,
             "choices": choices,
             "usage": _usage(self._job.prompt_tokens, result.completion_tokens),
-            "rasd": summary(choice.statistics for choice in result.choices),
+            "rasd": self._rasd(
+                (choice.statistics for choice in result.choices),
+                {i: choice.origins for i, choice in enumerate(result.choices)},
+            ),
         }
+
+    def _rasd(
+        self, statistics: Iterable[Statistics], origins: dict[int, list[Quote]]
+    ) -> dict[str, Any]:
+        said = summary(statistics)
+        if self._wants_origins:
+            said["origins"] = [
+                entry for i in sorted(origins) for entry in origins_as_json(i, origins[i])
+            ]
+        return said
 
 
 class CompletionWire(_Shape):
@@ -155,7 +174,7 @@ class ChatWire(_Shape):
             yield self._delta(index, {}, finish=piece.finish)
 
     def last(self) -> Iterator[dict[str, Any]]:
-        """The chunk of counts, if the request asks for it."""
+        """As `_Shape.last`, under the name that chunks have here."""
         for chunk in super().last():
             yield {**chunk, "object": "chat.completion.chunk"}
 

@@ -76,6 +76,24 @@ class Statistics:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where accepted tokens stand, word for word.
+
+    Attributes:
+        corpus: index into the request's corpora; -1 for the sequence itself.
+        document: digest of the document's id; of no meaning for the sequence itself.
+        offset: place of the first token in the document, or in prompt and output together.
+            The token before it stands there, too.
+        tokens: how many tokens.
+    """
+
+    corpus: int
+    document: bytes
+    offset: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """What one step brought to one sequence.
 
@@ -88,6 +106,7 @@ class Output:
         finish: set exactly once, on the last output of the sequence.
         error: why it failed, when ``finish`` is "error".
         error_code: the ``code`` of the error in `rasd.errors`, for whoever maps it to a status.
+        origin: of the first tokens, where they were retrieved and the parameters ask for it.
         statistics: totals so far; a copy.
     """
 
@@ -99,6 +118,7 @@ class Output:
     finish: FinishReason | None = None
     error: str = ""
     error_code: str = ""
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,14 +244,15 @@ class Engine:
             return None
         tokens, finish = until_end(sequence, result.tokens.tolist(), self._eos)
         sources = count(sequence, planned.tree, result, len(tokens))
+        origin = self._proposer.origin(sequence.handle, planned.tree, result.path[: len(tokens)])
         sequence.tokens += tokens
         logprobs = result.logprobs[: len(tokens)]
         if finish is not None:
             output = self._finish(sequence, finish)
-            return replace(output, tokens=tokens, sources=sources, logprobs=logprobs)
+            return replace(output, tokens=tokens, sources=sources, logprobs=logprobs, origin=origin)
         self._proposer.extend(sequence, np.asarray(tokens, np.int32))
         statistics = sequence.statistics.copy()
-        return Output(sequence.number, tokens, sources, statistics, logprobs)
+        return Output(sequence.number, tokens, sources, statistics, logprobs, origin=origin)
 
     def _finish(self, sequence: Sequence, reason: FinishReason, *, error: str = "") -> Output:
         """Forgets a sequence everywhere and makes its last output."""

@@ -9,7 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
+import numpy as np
+
 from rasd.config import RetrievalConfig, SpeculationConfig
+from rasd.engine.api import Origin
 from rasd.engine.breaker import Breaker
 from rasd.engine.sequence import Sequence
 from rasd.engine.source import Source, entries_of
@@ -62,6 +65,7 @@ class Proposer:
         self._drafter: Drafter | None = None
         self._retrievers: dict[int, Retriever] = {}
         self._released: list[int] = []  # handles the drafter may forget
+        self._proposals: dict[int, Proposals] = {}  # what the newest trees were made of
 
     # --- stages -----------------------------------------------------------------------------
 
@@ -169,6 +173,7 @@ class Proposer:
                 s.handle,
                 s.since(max(len(s.tokens) - longest, 0)),
                 s.request.params.corpora or () if kind == CORPUS else (),
+                s.request.params.return_origins,
             )
             for s in wanting
         ]
@@ -183,9 +188,24 @@ class Proposer:
     def trees(self, running: Iterable[Sequence]) -> dict[int, DraftTree]:
         """The trees to verify next, by handle, of all decoding sequences."""
         live = {s.handle: s for s in running if s.decoding}
-        proposals = self._collect(live)
+        proposals = self._proposals = self._collect(live)
         with self._timings.measure("fuse"):
             return {h: self._tree(s, proposals[h]) for h, s in live.items()}
+
+    def origin(self, handle: int, tree: DraftTree | None, path: Int32s) -> Origin | None:
+        """Where the accepted nodes ``path`` of one of the newest `trees` stand, as far as known.
+
+        All in one place: where a node was found, the nodes above it stand before it.
+        """
+        if tree is None or tree.origins is None:
+            return None
+        known = np.flatnonzero(tree.origins[path] >= 0)
+        if len(known) == 0:
+            return None
+        above = int(known[-1])
+        row = int(tree.origins[path[above]])
+        corpus, document, offset = self._proposals[handle].origin(row)
+        return Origin(corpus, document, offset - above, above + 1)
 
     def _tree(self, sequence: Sequence, proposals: Proposals) -> DraftTree:
         try:
@@ -204,8 +224,8 @@ class Proposer:
     def _collect(self, live: dict[int, Sequence]) -> dict[int, Proposals]:
         """What has come for the decoding sequences."""
         drafts = self._take_drafts(live)
-        prompt = self._take_found(self._found[PROMPT], live)
-        corpus = self._take_found(self._found[CORPUS], live)
+        prompt = self._take_found(PROMPT, live)
+        corpus = self._take_found(CORPUS, live)
         return {
             handle: Proposals(drafts.get(handle), prompt.get(handle), corpus.get(handle))
             for handle in live
@@ -238,9 +258,8 @@ class Proposer:
             source.miss("malformed draft")
         return drafts
 
-    def _take_found(
-        self, source: Source[RetrieveReply], live: dict[int, Sequence]
-    ) -> dict[int, Continuations]:
+    def _take_found(self, kind: int, live: dict[int, Sequence]) -> dict[int, Continuations]:
+        source = self._found[kind]
         late = source.late_answer()
         answer = source.answer()
         on_time = answer is not None
@@ -252,13 +271,23 @@ class Proposer:
         found: dict[int, Continuations] = {}
         sound = entries is not None
         for (handle, length), entry in zip(asked.anchors, entries or [], strict=False):
-            checked = sound_continuations(entry, self._vocabulary)
+            sequence = live.get(handle)
+            checked = sound_continuations(entry, self._vocabulary, _citable(sequence, kind))
             sound = sound and checked is not None
-            if checked is not None and len(checked) and handle in live:
-                since = live[handle].tokens[length:]
+            if checked is not None and len(checked) and sequence is not None:
+                since = sequence.tokens[length:]
                 found[handle] = advance(checked, since) if since else checked
         if not sound:
             source.miss("malformed answer")
         elif on_time:
             source.breaker.success()
         return found
+
+
+def _citable(sequence: Sequence | None, kind: int) -> range | None:
+    """Corpora that origins may name, as indices; None if nobody wants to know them."""
+    if sequence is None or not sequence.request.params.return_origins:
+        return None
+    if kind == PROMPT:
+        return range(-1, 0)
+    return range(len(sequence.request.params.corpora or ()))

@@ -6,12 +6,13 @@ malformed before it is used.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from rasd.config import SpeculationConfig
+from rasd.errors import RasdError
 from rasd.params import MAX_NODES, Speculation
 from rasd.tree import (
     CORPUS,
@@ -22,11 +23,12 @@ from rasd.tree import (
     Float32s,
     Int32s,
     cut,
+    depths,
     fuse,
     prune,
     trim,
 )
-from rasd.trie import Continuations, score_continuations
+from rasd.trie import DIGEST_BYTES, Continuations, score_continuations
 
 USES: Final[dict[Speculation, int]] = {
     "off": 0,
@@ -50,6 +52,20 @@ class Proposals:
     prompt: Continuations | None = None
     corpus: Continuations | None = None
 
+    def origin(self, row: int) -> tuple[int, bytes, int]:
+        """Corpus, document and offset of a row of `DraftTree.origins`; see `rasd.trie.Origins`.
+
+        Raises:
+            RasdError: no source says so.
+        """
+        node = row
+        for found in (self.prompt, self.corpus):
+            if found is not None and found.origins is not None and 0 <= node < len(found):
+                at = found.origins
+                return int(at.corpora[node]), at.documents[node].tobytes(), int(at.offsets[node])
+            node -= 0 if found is None else len(found)
+        raise RasdError(f"no source has origin {row}")
+
 
 def build_tree(
     root: int,
@@ -63,19 +79,24 @@ def build_tree(
     """Scores what was retrieved, prunes it by the draft, fuses both and cuts to ``nodes``.
 
     Without a draft the retrieved part is not pruned. Sources that ``mode`` does not use are
-    left out, and so are nodes deeper than ``depth``, which could never become text.
+    left out, and so are nodes deeper than ``depth``, which could never become text. Origins are
+    rows of the prompt's continuations, then of the corpus's.
     """
     uses = USES[mode]
-    tree = DraftTree.root(root)
+    tree, row = DraftTree.root(root), 0
     if nodes < 1 or depth < 1:
         return tree
     for found, source, doubt in (
         (proposals.prompt, PROMPT, config.prompt_doubt),
         (proposals.corpus, CORPUS, config.corpus_doubt),
     ):
-        if found is not None and len(found) and uses & source:
-            scored = score_continuations(found, root, source, doubt=doubt)
+        if found is None:
+            continue
+        if len(found) and uses & source:
+            first_row = None if found.origins is None else row
+            scored = score_continuations(found, root, source, doubt=doubt, first_row=first_row)
             tree = fuse(tree, scored) if len(tree) > 1 else scored
+        row += len(found)
     draft = proposals.draft
     if draft is not None and uses & DRAFT:
         pruned = prune(tree, draft, config.prune_top_k)
@@ -113,11 +134,19 @@ def sound_draft(draft: object, root: int, vocabulary: int) -> Draft | None:
         return None
 
 
-def sound_continuations(found: object, vocabulary: int) -> Continuations | None:
-    """Continuations that are safe to use, or None."""
+def sound_continuations(
+    found: object, vocabulary: int, corpora: range | None = None
+) -> Continuations | None:
+    """Continuations that are safe to use, or None.
+
+    ``corpora`` are those that origins may name; without, origins were not asked for and are
+    left out.
+    """
     try:
         if not isinstance(found, Continuations):
             return None
+        if corpora is None and found.origins is not None:
+            found = replace(found, origins=None)
         if len(found) == 0:
             return found
         well_formed = (
@@ -127,6 +156,7 @@ def sound_continuations(found: object, vocabulary: int) -> Continuations | None:
             and _is_forest(found.tokens, found.parents, vocabulary)
             and np.shape(found.counts) == (len(found),)
             and bool((found.counts >= 0).all())
+            and (corpora is None or _are_origins(found, corpora))
         )
         return found if well_formed else None
     except Exception:  # as above
@@ -148,6 +178,21 @@ def _is_forest(tokens: Int32s, parents: Int32s, vocabulary: int) -> bool:
         return False
     keys = parents.astype(np.int64) * vocabulary + tokens
     return len(set(keys.tolist())) == size
+
+
+def _are_origins(found: Continuations, corpora: range) -> bool:
+    """Whether every node has one that can be, or none has one."""
+    origins, size = found.origins, len(found)
+    if origins is None:
+        return True
+    arrays = (origins.corpora, origins.documents, origins.offsets)
+    return (
+        [array.shape for array in arrays] == [(size,), (size, DIGEST_BYTES), (size,)]
+        and [array.dtype for array in arrays] == [np.int32, np.uint8, np.int32]
+        and bool(((origins.corpora >= corpora.start) & (origins.corpora < corpora.stop)).all())
+        # The match and the nodes above stand before it.
+        and bool((origins.offsets >= found.match_length + depths(found.parents)).all())
+    )
 
 
 def _ascends(expanded: Int32s, rows: int, size: int) -> bool:

@@ -9,6 +9,7 @@ at most 32 bytes per token of a sequence, whatever the lengths of suffixes.
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -16,9 +17,9 @@ import numpy as np
 from rasd.config import RetrievalConfig
 from rasd.retrieval.jit import compiled
 from rasd.retrieval.kernels import address, expand
-from rasd.stages import Pending, Ready, RetrieveReply, RetrieveRequest
+from rasd.stages import Pending, Ready, RetrieveQuery, RetrieveReply, RetrieveRequest
 from rasd.tree import Int32s
-from rasd.trie import Continuations
+from rasd.trie import DIGEST_BYTES, Continuations, Origins
 
 MAX_HITS: Final = 64
 """Occurrences of the longest suffix that are continued; the most recent count."""
@@ -56,16 +57,18 @@ class PromptRetriever:
 
     def retrieve(self, request: RetrieveRequest) -> Pending[RetrieveReply]:
         """Looks up each query's sequence; one that was never observed has no hits."""
-        found = [self._lookup(query.sequence) for query in request.queries]
+        found = [self._lookup(query) for query in request.queries]
         return Ready(RetrieveReply(request.step, found))
 
     def close(self) -> None:
         """Forgets all sequences."""
         self._sequences.clear()
 
-    def _lookup(self, sequence: int) -> Continuations:
-        text = self._sequences.get(sequence)
-        return text.lookup(self._settings, self._hits) if text else Continuations.none()
+    def _lookup(self, query: RetrieveQuery) -> Continuations:
+        text = self._sequences.get(query.sequence)
+        if text is None:
+            return Continuations.none()
+        return text.lookup(self._settings, self._hits, origins=query.origins)
 
 
 class _Text:
@@ -103,8 +106,13 @@ class _Text:
         _link(self.tokens, self.previous, self.newest, linked, end, self.gram, self.seed)
         self.size = end
 
-    def lookup(self, settings: RetrievalConfig, hits: Int32s) -> Continuations:
-        """The trie below the newest token; ``hits`` int32[H] is scratch and limits their number."""
+    def lookup(
+        self, settings: RetrievalConfig, hits: Int32s, *, origins: bool = False
+    ) -> Continuations:
+        """The trie below the newest token; ``hits`` int32[H] is scratch and limits their number.
+
+        With ``origins`` each node has its most recent place.
+        """
         matched, total = _hits(
             self.tokens,
             self.previous,
@@ -118,7 +126,26 @@ class _Text:
         table = np.array([[address(self.tokens), address(hits), total, 0]], np.int64)
         bounds = np.array([[0, total]], np.int64)
         found, _ = expand(table, bounds, 0, settings.depth, settings.nodes)
-        return Continuations(found[0], found[1], found[2], total, matched)
+        trie = Continuations(found[0], found[1], found[2], total, matched)
+        if not origins:
+            return trie
+        return replace(trie, origins=self._origins(trie, hits[:total], settings.depth))
+
+    def _origins(self, trie: Continuations, hits: Int32s, depth: int) -> Origins:
+        """Where the nodes stand; ``hits`` are the places behind the occurrences."""
+        keys = zip(trie.parents.tolist(), trie.tokens.tolist(), strict=True)
+        node_of = {key: node for node, key in enumerate(keys)}
+        offsets = np.full(len(trie), -1, np.int32)
+        for hit in np.sort(hits).tolist():
+            node: int | None = -1
+            for place, token in enumerate(self.tokens[hit : hit + depth].tolist(), hit):
+                node = node_of.get((node, token))
+                if node is None:
+                    break
+                offsets[node] = place
+        return Origins(
+            np.full(len(trie), -1, np.int32), np.zeros((len(trie), DIGEST_BYTES), np.uint8), offsets
+        )
 
 
 def _warm_up(settings: RetrievalConfig) -> None:

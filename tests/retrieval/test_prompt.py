@@ -58,6 +58,43 @@ def test_only_the_most_recent_hits_count(
     assert brute.as_lists(lookup(retriever)) == brute.as_lists(wanted)
 
 
+@given(
+    text=st.lists(st.integers(0, 2), min_size=1, max_size=120),
+    settings=SETTINGS,
+)
+def test_a_node_stands_at_its_most_recent_place(text: list[int], settings: RetrievalConfig) -> None:
+    retriever = PromptRetriever(settings)
+    retriever.observe(0, np.asarray(text, np.int32))
+    request = RetrieveRequest(7, [RetrieveQuery(0, EMPTY, (), origins=True)])
+    found = retriever.retrieve(request).wait(0).found[0]
+    assert brute.as_lists(found) == brute.as_lists(lookup(retriever))
+    if len(found) == 0:
+        return
+    origins = found.origins
+    assert origins is not None
+    assert set(origins.corpora.tolist()) == {-1}
+    assert (origins.documents.shape, origins.documents.dtype) == ((len(found), 16), np.uint8)
+    suffix = text[len(text) - found.match_length :]
+    paths: list[list[int]] = []
+    for node, parent in enumerate(found.parents.tolist()):
+        above = paths[parent] if parent >= 0 else suffix
+        paths.append([*above, int(found.tokens[node])])
+        places = [
+            end
+            for end in range(len(paths[node]), len(text) + 1)
+            if text[end - len(paths[node]) : end] == paths[node]
+        ]
+        assert origins.offsets[node] == places[-1] - 1
+
+
+def test_origins_are_left_out_where_nobody_asks() -> None:
+    retriever = PromptRetriever(RetrievalConfig())
+    retriever.observe(0, np.array([1, 2, 3, 1, 2], np.int32))
+    assert lookup(retriever).origins is None
+    nothing = RetrieveRequest(7, [RetrieveQuery(9, EMPTY, (), origins=True)])
+    assert len(retriever.retrieve(nothing).wait(0).found[0]) == 0
+
+
 def test_a_text_that_repeats_itself_goes_on_repeating() -> None:
     retriever = PromptRetriever(RetrievalConfig(suffix_max=4, depth=3))
     retriever.observe(0, np.array([5, 5, 5, 5], np.int32))
