@@ -10,7 +10,16 @@ from typing import Any, Final
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from rasd.errors import Overloaded, RasdError, RequestError, ServerError, Unauthorized, Unavailable
+from rasd.errors import (
+    Overloaded,
+    RasdError,
+    RequestError,
+    SegmentError,
+    ServerError,
+    StoreLocked,
+    Unauthorized,
+    Unavailable,
+)
 
 MAX_MESSAGE: Final = 1000
 RETRY_AFTER_S: Final = 1.0
@@ -43,6 +52,8 @@ def error_body(error: Exception, request_id: str) -> dict[str, Any]:
     if isinstance(error, RequestError | ServerError):
         message, code = str(error), error.code
         param = error.param if isinstance(error, RequestError) else None
+    elif isinstance(error, SegmentError):
+        message, code = str(error), "damaged"
     elif isinstance(error, HTTPException):
         message = str(error.detail)
         code = HTTPStatus(status).phrase.lower().replace(" ", "_").replace("'", "")
@@ -59,7 +70,7 @@ def error_response(error: Exception, request_id: str) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, Overloaded):
         headers["Retry-After"] = _seconds(error.retry_after_s)
-    elif isinstance(error, Unavailable):
+    elif isinstance(error, Unavailable | StoreLocked):
         headers["Retry-After"] = _seconds(RETRY_AFTER_S)
     return Response(
         to_json(error_body(error, request_id)),

@@ -1,9 +1,13 @@
-"""Who is asking, and what they may read.
+"""Who is asking, what they may read, and whether they may change it.
 
 With keys configured every route needs one (`Authorization: Bearer <key>`), documentation and
 metrics included. Only the probes `/health` and `/ready`, which tell nothing but a state, are
 answered without a key to clients on this machine. Without keys, nothing is served to anybody but
 clients on this machine.
+
+A key reads the corpora it lists (null: all). Making, changing and dropping those, and scaling the
+datastore, needs ``manage`` besides. A corpus that is not listed is refused, be it there or not.
+Where no key is needed, everything is allowed.
 """
 
 from __future__ import annotations
@@ -23,14 +27,35 @@ PROBES: Final = frozenset({"/health", "/ready"})
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A key's name and the corpora it may read; None is all of them."""
+    """A key's name, the corpora it may read (None is all), and whether it may change them."""
 
     name: str
     corpora: frozenset[str] | None = None
+    manage: bool = False
 
     def may_read(self, corpus: str) -> bool:
         """Whether the key's configuration allows the corpus, be it there or not."""
         return self.corpora is None or corpus in self.corpora
+
+    def check_read(self, corpus: str) -> None:
+        """Refuses corpora that are not the caller's to read.
+
+        Raises:
+            Forbidden: it may not read this one; it does not learn whether it exists.
+        """
+        if not self.may_read(corpus):
+            raise Forbidden(f"this key may not read the corpus {corpus!r:.100}", param="name")
+
+    def check_manage(self, corpus: str | None = None) -> None:
+        """Refuses changes to a corpus, or to the datastore where None.
+
+        Raises:
+            Forbidden: the caller may not make them; it does not learn whether the corpus exists.
+        """
+        if not self.manage:
+            raise Forbidden("this key may not change anything: its entry lacks manage: true")
+        if corpus is not None:
+            self.check_read(corpus)
 
     def resolve(self, asked: Sequence[str] | None, available: Iterable[str]) -> tuple[str, ...]:
         """The corpora a request reads: those it asks for, or all that the caller may read.
@@ -50,7 +75,7 @@ class Caller:
         return tuple(dict.fromkeys(asked))
 
 
-LOCAL: Final = Caller("local")
+LOCAL: Final = Caller("local", manage=True)
 """The caller where no key is needed: this machine, or a Python handle inside the cluster."""
 
 
@@ -108,7 +133,11 @@ class Keyring:
         self._keys = [
             (
                 key.sha256.encode(),
-                Caller(key.name, None if key.corpora is None else frozenset(key.corpora)),
+                Caller(
+                    key.name,
+                    None if key.corpora is None else frozenset(key.corpora),
+                    key.manage,
+                ),
             )
             for key in keys
         ]

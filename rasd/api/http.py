@@ -1,10 +1,9 @@
-"""The HTTP routes: OpenAI's completions and chat, models, probes and metrics."""
+"""The HTTP routes: OpenAI's completions and chat, models, the datastore, probes and metrics."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -15,11 +14,14 @@ from starlette.responses import Response
 from rasd import __version__
 from rasd.api.answers import to_json
 from rasd.api.auth import Keyring
-from rasd.api.body import BodyMiddleware, body_of, parse_json
+from rasd.api.body import BodyMiddleware
+from rasd.api.corpora import CorporaRoutes, GetDatastore
+from rasd.api.corpora_protocol import BODIES
+from rasd.api.datastore_metrics import DatastoreMetrics
 from rasd.api.guard import Guard, caller_of, request_id_of
 from rasd.api.metrics import CONTENT_TYPE
 from rasd.api.protocol import ChatBody, CompletionBody
-from rasd.api.refusals import parse_body
+from rasd.api.refusals import SCHEMAS, body_schema, read_body
 from rasd.api.results import collect
 from rasd.api.service import TextService
 from rasd.api.stream import EventStream
@@ -29,17 +31,13 @@ from rasd.errors import NotFound, Unavailable
 
 GetService = Callable[[], TextService]
 
-LARGE_BODY: Final = 256 * 1024
-"""From here on a body is parsed beside the event loop, which streams must not wait for."""
-
-_SCHEMAS: Final = "#/components/schemas/{model}"
-
 
 def build_app(
     get_service: GetService,
     config: RouterConfig,
     *,
     proxy_host: Callable[[], str | None] = lambda: None,
+    get_datastore: GetDatastore | None = None,
 ) -> FastAPI:
     """The application. Further routes may be added; the guard stands before them, too.
 
@@ -48,11 +46,14 @@ def build_app(
         config: keys and limits.
         proxy_host: where an HTTP proxy in front listens, if that hides its clients' addresses;
             decides who is local (see `rasd.api.auth.is_local`).
+        get_datastore: as ``get_service``; None where the application has no datastore.
     """
     app = FastAPI(title="RASD", version=__version__, summary="OpenAI-compatible text generation")
     _add_generation(app, get_service)
     _add_models(app, get_service)
-    _add_operations(app, get_service)
+    metrics = DatastoreMetrics(config.served_model_name, get_datastore)
+    CorporaRoutes(get_datastore, metrics).add_to(app)
+    _add_operations(app, get_service, metrics)
     # Passed on to the guard, so that every error is made in one place.
     app.add_exception_handler(HTTPException, _raise)
     app.add_exception_handler(RequestValidationError, _raise)
@@ -63,12 +64,12 @@ def build_app(
 
 
 def _add_generation(app: FastAPI, get_service: GetService) -> None:
-    @app.post("/v1/completions", openapi_extra=_body("CompletionBody"))
+    @app.post("/v1/completions", openapi_extra=body_schema("CompletionBody"))
     async def completions(request: Request) -> Response:
         """Continue a text."""
         return await _generate(request, get_service(), CompletionBody, CompletionWire)
 
-    @app.post("/v1/chat/completions", openapi_extra=_body("ChatBody"))
+    @app.post("/v1/chat/completions", openapi_extra=body_schema("ChatBody"))
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation."""
         return await _generate(request, get_service(), ChatBody, ChatWire)
@@ -80,12 +81,7 @@ async def _generate(
     body_type: type[CompletionBody | ChatBody],
     wire_type: type[CompletionWire | ChatWire],
 ) -> Response:
-    content, kind = body_of(request.scope), request.headers.get("content-type")
-    if len(content) < LARGE_BODY:
-        raw = parse_json(content, kind)
-    else:
-        raw = await asyncio.to_thread(parse_json, content, kind)
-    body = parse_body(body_type, raw)
+    body = await read_body(request, body_type, openai=True)
     service.check_model(body.model)
     request_id = request_id_of(request.scope)
     job = await service.prepare(body.ask(), caller_of(request.scope), request_id)
@@ -118,7 +114,7 @@ def _add_models(app: FastAPI, get_service: GetService) -> None:
         return _json(card(service))
 
 
-def _add_operations(app: FastAPI, get_service: GetService) -> None:
+def _add_operations(app: FastAPI, get_service: GetService, datastore: DatastoreMetrics) -> None:
     @app.get("/health")
     async def health() -> Response:
         """Answer while the process lives."""
@@ -133,9 +129,11 @@ def _add_operations(app: FastAPI, get_service: GetService) -> None:
         return _json({"status": "ready"})
 
     @app.get("/metrics")
-    async def metrics() -> Response:
-        """Counts and times of this replica, for Prometheus."""
-        return Response(get_service().metrics.render(), media_type=CONTENT_TYPE)
+    async def metrics(request: Request) -> Response:
+        """Counts and times of this replica and of the datastore, for Prometheus."""
+        own = get_service().metrics.render()
+        shared = await datastore.render(caller_of(request.scope))
+        return Response(own + shared, media_type=CONTENT_TYPE)
 
 
 async def _raise(request: Request, error: Exception) -> Response:
@@ -148,11 +146,6 @@ def _json(content: Any) -> Response:
     return Response(to_json(content), media_type="application/json")
 
 
-def _body(model: str) -> dict[str, Any]:
-    schema = {"$ref": _SCHEMAS.format(model=model)}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
 def _document_bodies(app: FastAPI) -> None:
     """Puts the bodies' schemas into the OpenAPI page; the handlers check bodies themselves."""
     made = app.openapi
@@ -160,7 +153,8 @@ def _document_bodies(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         document = made()
         _, schemas = models_json_schema(
-            [(CompletionBody, "validation"), (ChatBody, "validation")], ref_template=_SCHEMAS
+            [(kind, "validation") for kind in (CompletionBody, ChatBody, *BODIES)],
+            ref_template=SCHEMAS,
         )
         document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
         return document

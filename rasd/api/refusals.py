@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import reprlib
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ValidationError
+from starlette.requests import Request
 
+from rasd.api.body import body_of, parse_json
 from rasd.errors import InvalidRequest, UnsupportedParameter
 
 B = TypeVar("B", bound=BaseModel)
+
+LARGE_BODY: Final = 256 * 1024
+"""From here on a body is parsed beside the event loop, which streams must not wait for."""
+
+SCHEMAS: Final = "#/components/schemas/{model}"
 
 # OpenAI's parameters that we do not have, each with the values that ask for nothing.
 _NEUTRAL: Final[dict[str, tuple[object, ...]]] = {
@@ -36,8 +44,24 @@ _NEUTRAL: Final[dict[str, tuple[object, ...]]] = {
 }
 
 
-def parse_body(kind: type[B], raw: dict[str, Any]) -> B:
-    """A checked body.
+async def read_body(request: Request, kind: type[B], *, openai: bool = False) -> B:
+    """The checked body of a request; see `parse_json` and `parse_body`."""
+
+    def parse() -> B:
+        return parse_body(kind, parse_json(content, content_type), openai=openai)
+
+    content, content_type = body_of(request.scope), request.headers.get("content-type")
+    return parse() if len(content) < LARGE_BODY else await asyncio.to_thread(parse)
+
+
+def body_schema(model: str) -> dict[str, Any]:
+    """Names a body for the OpenAPI page."""
+    schema = {"$ref": SCHEMAS.format(model=model)}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def parse_body(kind: type[B], raw: dict[str, Any], *, openai: bool) -> B:
+    """A checked body. With ``openai``, its parameters may be there if they ask for nothing.
 
     Raises:
         UnsupportedParameter: a key we do not act on.
@@ -45,7 +69,7 @@ def parse_body(kind: type[B], raw: dict[str, Any]) -> B:
     """
     known = {key: value for key, value in raw.items() if key in kind.model_fields}
     for key in (key for key in raw if key not in known):
-        _refuse_unless_neutral(key, raw[key], choices=raw.get("n"))
+        _refuse_unless_neutral(key, raw[key], choices=raw.get("n"), openai=openai)
     try:
         return kind.model_validate(known)
     except ValidationError as error:
@@ -55,10 +79,10 @@ def parse_body(kind: type[B], raw: dict[str, Any]) -> B:
         raise _refusal(fault["type"], list(fault["loc"]), fault["msg"], fault["input"]) from None
 
 
-def _refuse_unless_neutral(key: str, value: object, choices: object) -> None:
-    if key == "best_of":
+def _refuse_unless_neutral(key: str, value: object, choices: object, *, openai: bool) -> None:
+    if openai and key == "best_of":
         neutral: tuple[object, ...] = (1 if choices is None else choices,)
-    elif key in _NEUTRAL:
+    elif openai and key in _NEUTRAL:
         neutral = _NEUTRAL[key]
     else:
         raise UnsupportedParameter(f"unknown parameter {key!r:.100}", param=key[:100])
@@ -83,10 +107,10 @@ def _refusal(kind: str, path: list[int | str], message: str, value: object) -> E
 
 
 def at_most(name: str, limit: int) -> BeforeValidator:
-    """Refuses long objects before each entry is looked at, and a fault noted for each."""
+    """Refuses long values before each entry is looked at, and a fault noted for each."""
 
     def check(value: object) -> object:
-        if isinstance(value, dict) and len(value) > limit:
+        if isinstance(value, dict | list) and len(value) > limit:
             raise InvalidRequest(
                 f"{name} holds at most {limit} entries; got {len(value)}", param=name
             )

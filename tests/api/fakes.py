@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from rasd.api.http import build_app
 from rasd.api.service import TextService
 from rasd.config import RouterConfig
+from rasd.datastore import Datastore
 from rasd.engine.api import Gauges, Output, Request, Statistics
 from rasd.errors import Unavailable
 from rasd.stages import Logprobs, TargetInfo
@@ -164,13 +165,19 @@ def make_site(
     engine: FakeEngine | None = None,
     corpora: tuple[str, ...] = ("docs", "laws"),
     proxy_host: str | None = None,
+    datastore: Datastore | None = None,
     **config: Any,
 ) -> Site:
     """A service over a fake engine."""
     engine = engine or FakeEngine()
     settings = RouterConfig(**config)
     service = TextService(engine, TOKENIZER, settings, INFO, lambda: corpora)
-    app = build_app(lambda: service, settings, proxy_host=lambda: proxy_host)
+    app = build_app(
+        lambda: service,
+        settings,
+        proxy_host=lambda: proxy_host,
+        get_datastore=None if datastore is None else lambda: datastore,
+    )
     return Site(engine, service, app)
 
 

@@ -4,34 +4,65 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import pytest
 from starlette.routing import BaseRoute, Route
 
 from rasd.config import ApiKey
+from rasd.datastore import StoredDocument
 from tests.api.fakes import MODEL, Site, make_site
+from tests.api.stores import FakeDatastore
 
 KEYS = [
-    ApiKey(name="all", sha256=ApiKey.digest("all")),
+    ApiKey(name="all", sha256=ApiKey.digest("all"), manage=True),
     ApiKey(name="few", sha256=ApiKey.digest("few"), corpora=["docs"]),
+    ApiKey(name="own", sha256=ApiKey.digest("own"), corpora=["docs"], manage=True),
 ]
 PLAIN = {"model": MODEL, "prompt": "hi"}
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+DOCUMENT = {"documents": [{"id": "new/one", "text": "text"}]}
+DOCS, DOCUMENTS = "/v1/corpora/docs", "/v1/corpora/docs/documents"
 
-# Route, a request to it, and whether this machine needs a key.
-TABLE: dict[tuple[str, str], tuple[str, object, bool]] = {
-    ("POST", "/v1/completions"): ("/v1/completions", PLAIN, True),
-    ("POST", "/v1/chat/completions"): ("/v1/chat/completions", CHAT, True),
-    ("GET", "/v1/models"): ("/v1/models", None, True),
-    ("GET", "/v1/models/{model:path}"): (f"/v1/models/{MODEL}", None, True),
-    ("GET", "/metrics"): ("/metrics", None, True),
-    ("GET", "/docs"): ("/docs", None, True),
-    ("GET", "/docs/oauth2-redirect"): ("/docs/oauth2-redirect", None, True),
-    ("GET", "/redoc"): ("/redoc", None, True),
-    ("GET", "/openapi.json"): ("/openapi.json", None, True),
-    ("GET", "/health"): ("/health", None, False),
-    ("GET", "/ready"): ("/ready", None, False),
+
+class Row(NamedTuple):
+    """A request, whether this machine needs a key for it, and whether it changes something."""
+
+    path: str
+    body: object = None
+    keyed: bool = True
+    manage: bool = False
+
+
+TABLE: dict[tuple[str, str], Row] = {
+    ("POST", "/v1/completions"): Row("/v1/completions", PLAIN),
+    ("POST", "/v1/chat/completions"): Row("/v1/chat/completions", CHAT),
+    ("GET", "/v1/models"): Row("/v1/models"),
+    ("GET", "/v1/models/{model:path}"): Row(f"/v1/models/{MODEL}"),
+    ("GET", "/v1/corpora"): Row("/v1/corpora"),
+    ("POST", "/v1/corpora"): Row("/v1/corpora", {"name": "docs"}, manage=True),
+    ("GET", "/v1/corpora/{name}"): Row(DOCS),
+    ("DELETE", "/v1/corpora/{name}"): Row(DOCS, manage=True),
+    ("GET", "/v1/corpora/{name}/documents"): Row(DOCUMENTS),
+    ("POST", "/v1/corpora/{name}/documents"): Row(DOCUMENTS, DOCUMENT, manage=True),
+    ("POST", "/v1/corpora/{name}/documents/delete"): Row(
+        f"{DOCUMENTS}/delete", {"ids": ["a/b"]}, manage=True
+    ),
+    ("GET", "/v1/corpora/{name}/documents/{id:path}"): Row(f"{DOCUMENTS}/a%2Fb"),
+    ("DELETE", "/v1/corpora/{name}/documents/{id:path}"): Row(f"{DOCUMENTS}/a/b", manage=True),
+    ("GET", "/v1/datastore"): Row("/v1/datastore"),
+    ("PUT", "/v1/datastore/scale"): Row(
+        "/v1/datastore/scale", {"shards": 2, "replicas": 1}, manage=True
+    ),
+    ("GET", "/metrics"): Row("/metrics"),
+    ("GET", "/docs"): Row("/docs"),
+    ("GET", "/docs/oauth2-redirect"): Row("/docs/oauth2-redirect"),
+    ("GET", "/redoc"): Row("/redoc"),
+    ("GET", "/openapi.json"): Row("/openapi.json"),
+    ("GET", "/health"): Row("/health", keyed=False),
+    ("GET", "/ready"): Row("/ready", keyed=False),
 }
+OF_CORPORA = [route for route in TABLE if "{name}" in route[1] or route == ("POST", "/v1/corpora")]
 PEERS = ["127.0.0.1", "::1", "10.1.2.3", "192.0.2.1"]
 
 
@@ -46,8 +77,20 @@ def test_the_table_holds_every_route() -> None:
     assert set(routes_of(make_site().app.routes)) == set(TABLE)
 
 
-async def ask(site: Site, route: tuple[str, str], peer: str, **headers: str) -> tuple[int, str]:
-    path, body, _ = TABLE[route]
+def full_site(**config: Any) -> Site:
+    """A site with all that the table asks for."""
+    stored = {"a/b": StoredDocument("a/b", [1], None, {})}
+    datastore = FakeDatastore({"docs": stored, "laws": dict(stored)}, {"docs": 4, "laws": 4})
+    return make_site(datastore=datastore, **config)
+
+
+async def ask(
+    site: Site, route: tuple[str, str], peer: str, *, corpus: str = "docs", **headers: str
+) -> tuple[int, str]:
+    path, body = TABLE[route].path, TABLE[route].body
+    path = path.replace("/corpora/docs", f"/corpora/{corpus}")
+    if body == {"name": "docs"}:
+        body = {"name": corpus}
     async with site.client(peer, **headers) as client:
         answer = await client.request(route[0], path, json=body)
     assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-request-id"])
@@ -59,23 +102,59 @@ async def ask(site: Site, route: tuple[str, str], peer: str, **headers: str) -> 
 @pytest.mark.parametrize("route", TABLE, ids=" ".join)
 @pytest.mark.parametrize("peer", PEERS)
 async def test_with_keys(route: tuple[str, str], peer: str) -> None:
-    site = make_site(api_keys=KEYS)
+    site = full_site(api_keys=KEYS)
     local = peer in PEERS[:2]
-    open_here = local and not TABLE[route][2]
+    open_here = local and not TABLE[route].keyed
     assert (await ask(site, route, peer))[0] == (200 if open_here else 401)
     for wrong in ("Bearer wrong", "Bearer ", "Basic all", "all", "Bearer " + KEYS[0].sha256):
         assert (await ask(site, route, peer, authorization=wrong))[0] == 401
-    for right in ("all", "few"):
-        assert (await ask(site, route, peer, authorization=f"Bearer {right}"))[0] == 200
+    for key in KEYS:
+        expected = 200 if key.manage or not TABLE[route].manage else 403
+        site = full_site(api_keys=KEYS)
+        status, text = await ask(site, route, peer, authorization=f"Bearer {key.name}")
+        assert status == expected
+        assert status == 200 or "manage" in text
+
+
+@pytest.mark.parametrize("route", OF_CORPORA, ids=" ".join)
+@pytest.mark.parametrize("key", ["few", "own"])
+async def test_whether_a_foreign_corpus_exists_is_not_told(
+    route: tuple[str, str], key: str
+) -> None:
+    site = full_site(api_keys=KEYS)
+    answers = [
+        await ask(site, route, "10.0.0.1", corpus=corpus, authorization=f"Bearer {key}")
+        for corpus in ("laws", "none")
+    ]
+    assert [status for status, _ in answers] == [403, 403]
+    assert answers[0][1].replace("laws", "none") == answers[1][1]
+    assert "laws" in await seen(site, "all")
+
+
+async def seen(site: Site, key: str) -> str:
+    """Everything a key may look at, as one text."""
+    async with site.client(authorization=f"Bearer {key}") as client:
+        paths = ("/v1/corpora", "/v1/datastore", "/metrics")
+        return "".join([(await client.get(path)).text for path in paths])
+
+
+async def test_listings_show_what_the_key_may_read() -> None:
+    site = full_site(api_keys=KEYS)
+    assert "laws" in await seen(site, "all")
+    for key in ("few", "own"):
+        text = await seen(site, key)
+        assert "docs" in text and "laws" not in text
+    assert "node-a" not in await seen(site, "few")
+    assert "node-a" in await seen(site, "own")
 
 
 @pytest.mark.parametrize("route", TABLE, ids=" ".join)
 @pytest.mark.parametrize("peer", PEERS)
 async def test_without_keys(route: tuple[str, str], peer: str) -> None:
     expected = 200 if peer in PEERS[:2] else 403
-    site = make_site()
-    assert (await ask(site, route, peer))[0] == expected
-    assert (await ask(site, route, peer, authorization="Bearer any"))[0] == expected
+    assert (await ask(full_site(), route, peer))[0] == expected
+    assert (await ask(full_site(), route, peer, authorization="Bearer any"))[0] == expected
+    site = full_site()
     # What a proxy or a web page in between gives away.
     for name, value in [
         ("x-forwarded-for", "192.0.2.7"),
@@ -99,7 +178,7 @@ async def test_a_proxy_that_hides_its_clients_decides_by_where_it_listens() -> N
 async def test_what_does_not_exist_is_no_news_to_strangers() -> None:
     site = make_site(api_keys=KEYS)
     async with site.client("10.0.0.1") as client:
-        for path in ("/nowhere", "/v1/corpora", "/-/routes", "/health/", "//health"):
+        for path in ("/nowhere", "/v1/corpora/none", "/-/routes", "/health/", "//health"):
             assert (await client.get(path)).status_code == 401
         client.headers["authorization"] = "Bearer all"
         lost = await client.get("/nowhere")

@@ -1,0 +1,215 @@
+"""The routes of the datastore: corpora, their documents, and how many shards serve them.
+
+Reading needs the right to read the corpus, changing anything `manage` besides. Rights are checked
+first, so that nobody learns of a corpus that is not for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+from urllib.parse import unquote_to_bytes
+
+from fastapi import FastAPI, Request
+from starlette.responses import Response
+
+from rasd.api.answers import to_json
+from rasd.api.corpora_protocol import (
+    PAGING,
+    CorpusBody,
+    DocumentsBody,
+    IdsBody,
+    ScaleBody,
+    corpora_answer,
+    corpus_answer,
+    deleted_answer,
+    document_answer,
+    documents_answer,
+    parse_paging,
+    status_answer,
+    visible,
+    written_answer,
+)
+from rasd.api.datastore_metrics import DatastoreMetrics
+from rasd.api.guard import caller_of
+from rasd.api.refusals import body_schema, read_body
+from rasd.datastore import CorpusInfo, Datastore, Written
+from rasd.errors import DeadlineExceeded, InvalidRequest, NotFound
+
+T = TypeVar("T")
+
+GetDatastore = Callable[[], Datastore]
+
+CALL_DEADLINE_S: Final = 120.0
+
+_PAGED: Final = {"parameters": PAGING}
+_LARGE: Final = 64 * 1024
+"""Tokens from which on a document becomes JSON beside the event loop."""
+
+
+class CorporaRoutes:
+    """The handlers.
+
+    Args:
+        get_datastore: called by each request; may raise `Unavailable` while there is none yet.
+            None where the application has none.
+        metrics: counts what is written.
+    """
+
+    def __init__(self, get_datastore: GetDatastore | None, metrics: DatastoreMetrics) -> None:
+        self._get_datastore = get_datastore
+        self._metrics = metrics
+
+    def add_to(self, app: FastAPI) -> None:
+        """Adds all routes."""
+        corpus, documents = "/v1/corpora/{name}", "/v1/corpora/{name}/documents"
+        routes: list[tuple[str, str, Callable[..., Any], dict[str, Any] | None]] = [
+            ("GET", "/v1/corpora", self.corpora, _PAGED),
+            ("POST", "/v1/corpora", self.create, body_schema("CorpusBody")),
+            ("GET", corpus, self.corpus, None),
+            ("DELETE", corpus, self.drop, None),
+            ("GET", documents, self.documents, _PAGED),
+            ("POST", documents, self.add, body_schema("DocumentsBody")),
+            ("POST", f"{documents}/delete", self.delete_many, body_schema("IdsBody")),
+            ("GET", f"{documents}/{{id:path}}", self.document, None),
+            ("DELETE", f"{documents}/{{id:path}}", self.delete, None),
+            ("GET", "/v1/datastore", self.status, None),
+            ("PUT", "/v1/datastore/scale", self.scale, body_schema("ScaleBody")),
+        ]
+        for method, path, handler, extra in routes:
+            app.add_api_route(path, handler, methods=[method], openapi_extra=extra)
+
+    # --- corpora --------------------------------------------------------------------------------
+
+    async def corpora(self, request: Request) -> Response:
+        """List the corpora this key may read, by name."""
+        paging = parse_paging(request.query_params)
+        caller = caller_of(request.scope)
+        there = await _within(self._datastore.corpora())
+        return _json(corpora_answer([one for one in there if caller.may_read(one.name)], paging))
+
+    async def create(self, request: Request) -> Response:
+        """Make an empty corpus: 201, or 200 if it is there already, made the same way."""
+        caller = caller_of(request.scope)
+        caller.check_manage()
+        body = await read_body(request, CorpusBody)
+        caller.check_manage(body.name)
+        there = await _within(self._datastore.corpora())
+        made = await _within(self._datastore.create(body.name, body.partitions))
+        known = any(one.name == body.name for one in there)
+        return _json(corpus_answer(made), 200 if known else 201)
+
+    async def corpus(self, request: Request, name: str) -> Response:
+        """Describe a corpus."""
+        caller_of(request.scope).check_read(name)
+        return _json(corpus_answer(await self._find(name)))
+
+    async def drop(self, request: Request, name: str) -> Response:
+        """Remove a corpus with everything in it."""
+        caller_of(request.scope).check_manage(name)
+        await _within(self._datastore.drop(name))
+        self._metrics.forget(name)
+        return _json(deleted_answer("corpus", name))
+
+    # --- documents ------------------------------------------------------------------------------
+
+    async def documents(self, request: Request, name: str) -> Response:
+        """List documents, in an order of their own that writes do not change."""
+        caller_of(request.scope).check_read(name)
+        paging = parse_paging(request.query_params)
+        page = await _within(self._datastore.page(name, paging.after, paging.limit))
+        return _json(documents_answer(page))
+
+    async def add(self, request: Request, name: str) -> Response:
+        """Add or replace documents, at most 1000 in one call.
+
+        Each counts on its own: the answer says in order what became of it, and why it was
+        rejected. All accepted ones are durable then. A call may be repeated: adding what is
+        there already changes nothing.
+        """
+        caller_of(request.scope).check_manage(name)
+        body = await read_body(request, DocumentsBody)
+        return self._written(name, await _within(self._datastore.add(name, body.new())))
+
+    async def delete_many(self, request: Request, name: str) -> Response:
+        """Delete documents by id, at most 1000 in one call. Missing ones are no error."""
+        caller_of(request.scope).check_manage(name)
+        body = await read_body(request, IdsBody)
+        return self._written(name, await _within(self._datastore.delete(name, body.ids)))
+
+    async def document(self, request: Request, name: str, id: str) -> Response:
+        """Give a document with all its content. Its id may hold slashes."""
+        caller_of(request.scope).check_read(name)
+        _check_id(request, id)
+        found = await _within(self._datastore.get(name, id))
+        if len(found.tokens) < _LARGE:
+            return _json(document_answer(found))
+        return await asyncio.to_thread(_json, document_answer(found))
+
+    async def delete(self, request: Request, name: str, id: str) -> Response:
+        """Delete a document. Its id may hold slashes."""
+        caller_of(request.scope).check_manage(name)
+        _check_id(request, id)
+        written = await _within(self._datastore.delete(name, [id]))
+        self._metrics.wrote(name, written)
+        if written[0].change == "rejected":
+            raise InvalidRequest(written[0].error, param="id")
+        if written[0].change == "missing":
+            raise NotFound(f"there is no document {id!r:.200} in {name!r}", param="id")
+        return _json(deleted_answer("document", id))
+
+    # --- the whole ------------------------------------------------------------------------------
+
+    async def status(self, request: Request) -> Response:
+        """Describe the datastore: corpora this key may read, shards, and how they are scaled."""
+        status = await _within(self._datastore.status())
+        return _json(status_answer(visible(status, caller_of(request.scope))))
+
+    async def scale(self, request: Request) -> Response:
+        """Set how many shards serve, and replicas of each, until the next deployment."""
+        caller = caller_of(request.scope)
+        caller.check_manage()
+        body = await read_body(request, ScaleBody)
+        status = await _within(self._datastore.scale(body.scale()))
+        return _json(status_answer(visible(status, caller)))
+
+    @property
+    def _datastore(self) -> Datastore:
+        if self._get_datastore is None:
+            raise NotFound("this application has no datastore; its configuration says null")
+        return self._get_datastore()
+
+    async def _find(self, name: str) -> CorpusInfo:
+        for corpus in await _within(self._datastore.corpora()):
+            if corpus.name == name:
+                return corpus
+        raise NotFound(f"there is no corpus {name!r:.100}", param="name")
+
+    def _written(self, name: str, written: list[Written]) -> Response:
+        self._metrics.wrote(name, written)
+        return _json(written_answer(written))
+
+
+async def _within(call: Awaitable[T]) -> T:
+    try:
+        async with asyncio.timeout(CALL_DEADLINE_S):
+            return await call
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"the datastore did not answer within {CALL_DEADLINE_S:g} s"
+        ) from None
+
+
+def _check_id(request: Request, id_: str) -> None:
+    # Servers put U+FFFD in the place of bytes that are no UTF-8: that would be another id.
+    if "\ufffd" not in id_:
+        return
+    try:
+        unquote_to_bytes(request.scope["raw_path"]).decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest("the id in the path is not UTF-8", param="id") from None
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    return Response(to_json(content), status, media_type="application/json")
