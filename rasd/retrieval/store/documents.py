@@ -212,6 +212,7 @@ class DocumentsFile:
         inside = (
             bool(np.all(self.table[:, :2] <= self.header.blocks_bytes))
             and bool(np.all(ends <= self.header.blocks_bytes))
+            and bool(np.all(self.table[:, 2] < 2**32))
             and bool(np.all(blocks < self.header.blocks))
             and bool(np.all(inner + self.places[:, 3] <= self.table[blocks, 2]))
             and bool(np.all(self.order < self.count))
