@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
+
+MAX_SHARDS: Final = 256
+MAX_REPLICAS: Final = 16
 
 Change = Literal["created", "replaced", "unchanged", "deleted", "missing", "rejected"]
 
@@ -104,7 +107,7 @@ class ShardInfo:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """``shards`` slots, each with ``replicas`` processes."""
+    """``shards`` slots, each with ``replicas`` processes; 1 to `MAX_SHARDS` and `MAX_REPLICAS`."""
 
     shards: int
     replicas: int

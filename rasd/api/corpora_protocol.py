@@ -17,6 +17,8 @@ from rasd.api.auth import Caller
 from rasd.api.refusals import at_most, show
 from rasd.config import Name
 from rasd.datastore import (
+    MAX_REPLICAS,
+    MAX_SHARDS,
     CorpusInfo,
     DatastoreStatus,
     NewDocument,
@@ -31,8 +33,6 @@ MAX_DOCUMENTS: Final = 1000
 """Documents or ids in one call."""
 
 MAX_PAGE: Final = 1000
-MAX_SHARDS: Final = 1024
-MAX_REPLICAS: Final = 64
 
 _DEFAULT_PAGE: Final = 100
 
