@@ -1,7 +1,8 @@
 """Trees of proposed tokens: build, prune, fuse, cut. The heart of the paper (arXiv 2503.03434).
 
 Pure functions on small arrays; nothing here is modified in place. Knows nothing of models,
-corpora or sequences. Sizes are tens of nodes, where plain loops beat array arithmetic.
+corpora or sequences. Sizes are tens of nodes, where loops beat array arithmetic: those that run
+in every step are in `rasd.kernels`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from rasd import kernels
 from rasd.errors import InvalidRequest
 
 Int32s = NDArray[np.int32]
@@ -101,19 +103,16 @@ def prune(retrieved: DraftTree, draft: Draft, top_k: int | None) -> DraftTree:
     """
     if top_k is None or len(draft.expanded) == 0:
         return retrieved
-    row_of = {node: row for row, node in enumerate(draft.expanded.tolist())}
-    children = _children(draft.tree)
-    drafted = [-1] * len(retrieved)  # the drafted node that a retrieved one coincides with
-    alive = [True] * len(retrieved)
-    drafted[0] = 0
-    top_ids = draft.top_ids[:, :top_k].tolist()
-    parents, tokens = retrieved.parents.tolist(), retrieved.tokens.tolist()
-    for i in range(1, len(retrieved)):
-        parent, token = parents[i], tokens[i]
-        row = row_of.get(drafted[parent])
-        alive[i] = alive[parent] and (row is None or token in top_ids[row])
-        drafted[i] = children.get((drafted[parent], token), -1)
-    return _select(retrieved, np.asarray(alive, np.bool_))
+    alive = kernels.prune(
+        retrieved.tokens,
+        retrieved.parents,
+        draft.tree.tokens,
+        draft.tree.parents,
+        draft.expanded,
+        draft.top_ids,
+        top_k,
+    )
+    return _select(retrieved, alive)
 
 
 def fuse(first: DraftTree, second: DraftTree) -> DraftTree:
@@ -131,30 +130,9 @@ def fuse(first: DraftTree, second: DraftTree) -> DraftTree:
         raise InvalidRequest(
             f"trees to fuse start at different tokens: {first.tokens[0]} and {second.tokens[0]}"
         )
-    tokens, parents = first.tokens.tolist(), first.parents.tolist()
-    sources, chances = first.sources.tolist(), _chances(first)
-    children = _children(first)
-    fused = [0] * len(second)
-    arrays = (second.parents.tolist(), second.tokens.tolist(), second.sources.tolist())
-    for i, (above, token, source, chance) in enumerate(zip(*arrays, _chances(second), strict=True)):
-        if i == 0:
-            continue
-        parent = fused[above]
-        node = children.get((parent, token))
-        if node is None:
-            node = children[parent, token] = len(tokens)
-            tokens.append(token)
-            parents.append(parent)
-            sources.append(0)
-            chances.append(chance)
-        else:
-            chances[node] = 1.0 - (1.0 - chances[node]) * (1.0 - chance)
-        sources[node] |= source
-        fused[i] = node
-    scores = [1.0]
-    for i in range(1, len(tokens)):
-        scores.append(scores[parents[i]] * chances[i])
-    return DraftTree.of(tokens, parents, scores, sources, _origins(first, second, fused, tokens))
+    fused = kernels.fuse(_arrays(first), _arrays(second))
+    tokens, parents, scores, sources, places = fused
+    return DraftTree(tokens, parents, scores, sources, _origins(first, second, places, len(tokens)))
 
 
 def cut(tree: DraftTree, nodes: int) -> DraftTree:
@@ -178,10 +156,7 @@ def trim(tree: DraftTree, depth: int) -> DraftTree:
 
 def depths(parents: Int32s) -> Int32s:
     """int32[N]: steps from the root, which has parent -1 and depth 0."""
-    out: list[int] = []
-    for parent in parents.tolist():
-        out.append(out[parent] + 1 if parent >= 0 else 0)
-    return np.asarray(out, np.int32)
+    return kernels.depths(parents)
 
 
 def ancestor_mask(parents: Int32s) -> Bools:
@@ -201,29 +176,17 @@ def path_to(parents: Int32s, node: int) -> list[int]:
     return path[::-1]
 
 
-def _children(tree: DraftTree) -> dict[tuple[int, int], int]:
-    pairs = zip(tree.parents.tolist(), tree.tokens.tolist(), strict=True)
-    return {pair: node for node, pair in enumerate(pairs) if node > 0}
+def _arrays(tree: DraftTree) -> tuple[Int32s, Int32s, Float32s, UInt8s]:
+    return tree.tokens, tree.parents, tree.scores, tree.sources
 
 
-def _chances(tree: DraftTree) -> list[float]:
-    """Each node's chance given its parent; 1 for the root."""
-    scores = tree.scores.tolist()
-    chances = [1.0]
-    for i, parent in enumerate(tree.parents.tolist()[1:], start=1):
-        chances.append(min(scores[i] / scores[parent], 1.0) if scores[parent] > 0 else 0.0)
-    return chances
-
-
-def _origins(
-    first: DraftTree, second: DraftTree, fused: list[int], tokens: list[int]
-) -> Int32s | None:
-    """Of two trees of which the second's nodes went to the places ``fused``."""
+def _origins(first: DraftTree, second: DraftTree, places: Int32s, size: int) -> Int32s | None:
+    """Of ``size`` fused nodes, to which the second tree's went as ``places`` says."""
     if first.origins is None and second.origins is None:
         return None
-    out = np.full(len(tokens), -1, np.int32)
+    out = np.full(size, -1, np.int32)
     if second.origins is not None:
-        out[fused] = second.origins
+        out[places] = second.origins
     if first.origins is not None:
         np.copyto(out[: len(first)], first.origins, where=first.origins >= 0)
     return out
@@ -233,8 +196,5 @@ def _select(tree: DraftTree, keep: Bools) -> DraftTree:
     """The kept nodes, renumbered. ``keep`` is prefix-closed and holds the root."""
     if keep.all():
         return tree
-    index = np.cumsum(keep, dtype=np.int32) - 1
-    parents = index[tree.parents[keep]]
-    parents[0] = -1
     origins = None if tree.origins is None else tree.origins[keep]
-    return DraftTree(tree.tokens[keep], parents, tree.scores[keep], tree.sources[keep], origins)
+    return DraftTree(*kernels.select(_arrays(tree), keep), origins)

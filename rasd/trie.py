@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from rasd import kernels
 from rasd.tree import Bools, DraftTree, Int32s, UInt8s
 
 DIGEST_BYTES: Final = 16
@@ -114,21 +115,21 @@ def score_continuations(
     of L tokens, L / (L + doubt), where L grows along the path. (Our choice; the paper is silent.)
     With ``first_row`` node i has that row and i as its origin.
     """
-    scores, depths, parent_counts = [1.0], [0], [found.total]
-    for parent, count in zip(found.parents.tolist(), found.counts.tolist(), strict=True):
-        above = parent + 1
-        length = found.match_length + depths[above]
-        share = count / max(parent_counts[above], 1)
-        scores.append(scores[above] * min(share, 1.0) * length / (length + doubt))
-        depths.append(depths[above] + 1)
-        parent_counts.append(count)
-    return DraftTree.of(
-        np.concatenate([np.asarray([root], np.int32), found.tokens]),
-        np.concatenate([np.asarray([-1], np.int32), found.parents + 1]),
-        scores,
-        [0] + [source] * len(found),
-        None if first_row is None else [-1, *range(first_row, first_row + len(found))],
+    arrays = kernels.below(
+        found.tokens,
+        found.parents,
+        found.counts,
+        int(found.total),
+        int(found.match_length),
+        float(doubt),
+        int(root),
+        source,
     )
+    if first_row is None:
+        return DraftTree(*arrays)
+    origins = np.arange(first_row - 1, first_row + len(found), dtype=np.int32)
+    origins[0] = -1
+    return DraftTree(*arrays, origins)
 
 
 def advance(found: Continuations, tokens: Sequence[int]) -> Continuations:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from rasd import kernels
 from rasd.config import RetrievalConfig, SpeculationConfig
 from rasd.engine.api import Origin
 from rasd.engine.breaker import Breaker
@@ -51,6 +52,7 @@ class Proposer:
         def breaker() -> Breaker:
             return Breaker(speculation.breaker_misses, speculation.breaker_probe_s, clock)
 
+        kernels.warm_up()
         self._config = speculation
         self._retrieval = retrieval
         self._vocabulary = vocabulary

@@ -7,12 +7,14 @@ malformed before it is used.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rasd.config import SpeculationConfig
 from rasd.errors import RasdError
+from rasd.kernels import is_forest
 from rasd.params import MAX_NODES, Speculation
 from rasd.tree import (
     CORPUS,
@@ -42,6 +44,11 @@ USES: Final[dict[Speculation, int]] = {
 _MAX_DRAFT: Final = 4 * MAX_NODES
 _MAX_FOUND: Final = 16 * MAX_NODES
 _MAX_TOP_K: Final = 128
+_MAX_LENGTH: Final = 2**31 - 1
+_MAX_TOTAL: Final = 2**62
+
+_INT32: Final = np.dtype(np.int32)
+_FLOAT32: Final = np.dtype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,29 +114,32 @@ def build_tree(
 def sound_draft(draft: object, root: int, vocabulary: int) -> Draft | None:
     """A draft that is safe to use, or None. Scores above the parent's are lowered to it."""
     try:
-        if not isinstance(draft, Draft):
+        if not isinstance(draft, Draft) or not 1 <= len(draft.tree) <= _MAX_DRAFT:
             return None
-        tree, size = draft.tree, len(draft.tree)
-        rows = np.shape(draft.top_ids)
+        tree, size, rows = draft.tree, len(draft.tree), len(draft.expanded)
+        tokens, parents = _plain(tree.tokens, _INT32, size), _plain(tree.parents, _INT32, size)
+        scores = _plain(tree.scores, _FLOAT32, size)
+        shape = np.shape(draft.top_ids)
         well_formed = (
-            1 <= size <= _MAX_DRAFT
-            and int(tree.tokens[0]) == root
-            and tree.parents[0] == -1
-            and _is_forest(tree.tokens[1:], tree.parents[1:] - 1, vocabulary)
-            and np.shape(tree.scores) == (size,)
-            and bool(((tree.scores >= 0) & (tree.scores <= 1)).all())  # false for NaN too
-            and len(rows) == 2
-            and rows == np.shape(draft.top_logprobs)
-            and rows[1] <= _MAX_TOP_K
-            and _ascends(draft.expanded, rows[0], size)
+            int(tokens[0]) == root
+            and parents[0] == -1
+            and is_forest(tokens[1:], parents[1:] - 1, vocabulary)
+            and bool(((scores >= 0) & (scores <= 1)).all())  # false for NaN too
+            and len(shape) == 2
+            and shape == np.shape(draft.top_logprobs)
+            and shape[1] <= _MAX_TOP_K
+            and rows <= size
         )
-        if not well_formed:
+        expanded, top_ids = (
+            _plain(draft.expanded, _INT32, rows),
+            _plain(draft.top_ids, _INT32, *shape),
+        )
+        if not well_formed or not _ascends(expanded, shape[0], size):
             return None
         sources = np.full(size, DRAFT, np.uint8)
         sources[0] = 0
-        scores = _descending(tree.scores, tree.parents)
-        safe = DraftTree.of(tree.tokens, tree.parents, scores, sources)
-        return Draft(safe, draft.expanded, draft.top_ids, draft.top_logprobs)
+        safe = DraftTree(tokens, parents, _descending(scores, parents), sources)
+        return Draft(safe, expanded, top_ids, draft.top_logprobs)
     except Exception:  # arrays that are no arrays fail in any way they like
         return None
 
@@ -147,37 +157,39 @@ def sound_continuations(
             return None
         if corpora is None and found.origins is not None:
             found = replace(found, origins=None)
-        if len(found) == 0:
+        size = len(found)
+        if size == 0:
             return found
+        if not (size <= _MAX_FOUND and 1 <= found.match_length <= _MAX_LENGTH):
+            return None
+        tokens, parents = _plain(found.tokens, _INT32, size), _plain(found.parents, _INT32, size)
+        counts = _plain(found.counts, _INT32, size)
         well_formed = (
-            len(found) <= _MAX_FOUND
-            and found.match_length >= 1
-            and found.total >= 1
-            and _is_forest(found.tokens, found.parents, vocabulary)
-            and np.shape(found.counts) == (len(found),)
-            and bool((found.counts >= 0).all())
+            1 <= found.total <= _MAX_TOTAL
+            and is_forest(tokens, parents, vocabulary)
+            and bool((counts >= 0).all())
             and (corpora is None or _are_origins(found, corpora))
         )
-        return found if well_formed else None
+        if not well_formed:
+            return None
+        if tokens is found.tokens and parents is found.parents and counts is found.counts:
+            return found
+        return replace(found, tokens=tokens, parents=parents, counts=counts)
     except Exception:  # as above
         return None
 
 
-def _is_forest(tokens: Int32s, parents: Int32s, vocabulary: int) -> bool:
-    """Whether every node hangs from an earlier one or -1, siblings differ, and tokens exist."""
-    size = len(tokens)
-    if size == 0:
-        return len(parents) == 0
-    if tokens.shape != (size,) or parents.shape != (size,):
-        return False
-    if tokens.dtype.kind != "i" or parents.dtype.kind != "i":
-        return False
-    if tokens.min() < 0 or tokens.max() >= vocabulary or parents.min() < -1:
-        return False
-    if not (parents < np.arange(size)).all():
-        return False
-    keys = parents.astype(np.int64) * vocabulary + tokens
-    return len(set(keys.tolist())) == size
+def _plain(array: NDArray[Any], kind: np.dtype[Any], *shape: int) -> NDArray[Any]:
+    """The array as compiled loops take it, which is itself if it is one already.
+
+    Raises:
+        ValueError: it has another shape, or another kind of numbers.
+    """
+    if array.shape != shape or array.dtype.kind != kind.kind:
+        raise ValueError(f"expected {kind} of shape {shape}; got {array.dtype} of {array.shape}")
+    if array.dtype == kind and array.flags.carray:
+        return array
+    return np.array(array, kind, order="C")
 
 
 def _are_origins(found: Continuations, corpora: range) -> bool:

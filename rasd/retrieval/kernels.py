@@ -16,7 +16,7 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from rasd.retrieval.jit import compiled
+from rasd.jit import compiled
 from rasd.retrieval.segment import SEPARATOR
 from rasd.tree import Int32s
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rasd.errors import InvalidRequest
-from rasd.retrieval.jit import compiled
+from rasd.jit import compiled
 from rasd.retrieval.segment import IntArray, Segment
 from rasd.tree import Bools, Int32s
 

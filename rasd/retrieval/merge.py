@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rasd.params import MAX_NODES
-from rasd.retrieval.jit import compiled
+from rasd.jit import compiled
 from rasd.tree import Int32s
 from rasd.trie import Continuations, Origins
 

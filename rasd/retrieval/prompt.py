@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from rasd.config import RetrievalConfig
-from rasd.retrieval.jit import compiled
+from rasd.jit import compiled
 from rasd.retrieval.kernels import address, expand
 from rasd.stages import Pending, Ready, RetrieveQuery, RetrieveReply, RetrieveRequest
 from rasd.tree import Int32s
