@@ -1,0 +1,75 @@
+"""The nodes of the cluster, and which of them takes another shard."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Mapping, Set
+from typing import Final
+
+import ray
+
+from actors.cluster import CPU_SHARE
+
+_log = logging.getLogger(__name__)
+
+AVOID_S: Final = 30.0
+"""How long a node gets no shard after one fell silent there, or could not be put there."""
+
+_ANSWER_S: Final = 5.0
+
+
+class Nodes:
+    """What is known of the nodes. Belongs to one event loop; Ray may be slow to notice a death."""
+
+    def __init__(self) -> None:
+        self._alive: frozenset[str] = frozenset()
+        self._avoided: dict[str, float] = {}
+
+    @property
+    def free(self) -> frozenset[str]:
+        """Nodes that can be given a shard."""
+        now = time.monotonic()
+        return frozenset(node for node in self._alive if self._avoided.get(node, 0.0) <= now)
+
+    async def refresh(self) -> bool:
+        """Asks Ray. Whether nodes came or went; no answer in time is no change."""
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                alive = await asyncio.to_thread(_alive)
+        except Exception as error:
+            _log.warning("the nodes are not known: %r", error)
+            return False
+        changed, self._alive = alive != self._alive, alive
+        return changed
+
+    def is_gone(self, node: str) -> bool:
+        """Whether Ray knows that a node is no more."""
+        return bool(self._alive) and node not in self._alive
+
+    def avoid(self, node: str) -> None:
+        """Puts nothing there for `AVOID_S`, unless there is no other."""
+        self._avoided[node] = time.monotonic() + AVOID_S
+
+    def choose(self, taken: Set[str], crowd: Mapping[str, int]) -> str | None:
+        """The node for one more shard of a slot; None leaves it to Ray.
+
+        Args:
+            taken: nodes that hold the slot already.
+            crowd: shards of any slot, per node.
+        """
+        return choose(self.free or self._alive, taken, crowd)
+
+
+def choose(nodes: Iterable[str], taken: Set[str], crowd: Mapping[str, int]) -> str | None:
+    """A node without a replica of the slot if there is one, then that with the fewest shards."""
+    return min(nodes, key=lambda node: (node in taken, crowd.get(node, 0), node), default=None)
+
+
+def _alive() -> frozenset[str]:
+    return frozenset(
+        node["NodeID"]
+        for node in ray.nodes()
+        if node["Alive"] and node["Resources"].get("CPU", 0) >= CPU_SHARE
+    )
