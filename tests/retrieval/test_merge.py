@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rasd.retrieval.merge import merge
-from rasd.trie import Continuations, Origins, build_trie
+from rasd.tree import CORPUS
+from rasd.trie import Continuations, Origins, build_trie, score_continuations
 from tests.retrieval import brute
 
 PATHS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), min_size=1, max_size=12)
@@ -39,6 +40,24 @@ def test_counts_of_cut_tries_are_a_lower_bound(parts: list[list[list[int]]], nod
     for path, count in path_counts(merged).items():
         assert count <= exact[path]
         assert count == exact[path] or not merged.exact
+
+
+@given(parts=st.lists(PATHS, min_size=2, max_size=4), cuts=st.lists(NODES, min_size=4), nodes=NODES)
+def test_a_child_counts_no_more_than_its_parent(
+    parts: list[list[list[int]]], cuts: list[int], nodes: int
+) -> None:
+    """Also where the answers were cut at different places, so that shares stay below 1."""
+    pairs = zip(parts, cuts, strict=False)
+    merged = merge([brute.best_first(build_trie(paths, 2), cut) for paths, cut in pairs], nodes)
+    for parent, count in zip(merged.parents.tolist(), merged.counts.tolist(), strict=True):
+        assert 0 < count <= (merged.counts[parent] if parent >= 0 else merged.total)
+    scores = score_continuations(merged, 9, CORPUS, doubt=0.0).scores
+    shares = [
+        count / (merged.counts[parent] if parent >= 0 else merged.total)
+        for parent, count in zip(merged.parents.tolist(), merged.counts.tolist(), strict=True)
+    ]
+    for node, parent in enumerate(merged.parents.tolist()):
+        assert scores[node + 1] == pytest.approx(scores[parent + 1] * shares[node], rel=1e-5)
 
 
 @given(parts=st.lists(PATHS, min_size=1, max_size=4), nodes=NODES)
