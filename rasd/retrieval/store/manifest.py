@@ -111,12 +111,12 @@ def files_of(path: Path, manifest: PartitionManifest) -> set[Path]:
     return files
 
 
-def newest_version(path: Path) -> int:
-    """The number of the manifest that counts, without reading it.
+def versions(path: Path) -> list[int]:
+    """The numbers of all manifests that are there, unsorted.
 
     Raises:
         NotFound: the partition is gone.
-        SegmentCorrupt: it has no manifest.
+        SegmentCorrupt: it cannot be read.
     """
     try:
         names = os.listdir(path)
@@ -124,10 +124,20 @@ def newest_version(path: Path) -> int:
         raise NotFound(f"no partition {path}", param="corpus") from error
     except OSError as error:
         raise SegmentCorrupt(f"{path}: cannot be read: {error}") from error
-    versions = [int(found[1]) for name in names if (found := _MANIFEST.fullmatch(name))]
-    if not versions:
+    return [int(found[1]) for name in names if (found := _MANIFEST.fullmatch(name))]
+
+
+def newest_version(path: Path) -> int:
+    """The number of the manifest that counts, without reading it.
+
+    Raises:
+        NotFound: the partition is gone.
+        SegmentCorrupt: it has no manifest.
+    """
+    found = versions(path)
+    if not found:
         raise SegmentCorrupt(f"{path}: has no manifest")
-    return max(versions)
+    return max(found)
 
 
 def newest(path: Path) -> PartitionManifest:

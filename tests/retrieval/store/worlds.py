@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
+from rasd.retrieval.store.corpora import CorpusSpec, create_corpus, partition_path, read_spec
+from rasd.retrieval.store.dead import dead_of
+from rasd.retrieval.store.documents import open_documents
+from rasd.retrieval.store.manifest import docs_path, newest
 from rasd.retrieval.store.records import Document
+from rasd.retrieval.store.verify import verify
 
 VOCABULARY = 100_000
 
@@ -29,3 +40,73 @@ def same(one: Document, other: Document) -> bool:
         and one.tokens.dtype == other.tokens.dtype == np.uint32
         and one.tokens.tolist() == other.tokens.tolist()
     )
+
+
+def make_corpus(
+    root: Path, name: str = "c", *, partitions: int = 2, vocabulary: int = VOCABULARY
+) -> CorpusSpec:
+    return create_corpus(
+        root, name, partitions=partitions, vocabulary=vocabulary, tokenizer_hash="t"
+    )
+
+
+def live(root: Path, name: str = "c") -> dict[str, Document]:
+    """All live documents, read the slow way: every file, every document."""
+    found: dict[str, Document] = {}
+    for partition in range(read_spec(root, name).partitions):
+        path = partition_path(root, name, partition)
+        manifest = newest(path)
+        opened = {
+            entry.number: open_documents(docs_path(path, entry.number))
+            for entry in manifest.sources
+        }
+        dead = dead_of(path, manifest, opened)
+        for number, documents in opened.items():
+            for ordinal, document in enumerate(documents):
+                if ordinal not in dead[number]:
+                    assert document.id not in found
+                    found[document.id] = document
+    return found
+
+
+def assert_holds(root: Path, model: Mapping[str, Document], name: str = "c") -> None:
+    """The corpus holds exactly the documents of a dict, and everything on disk is sound."""
+    found = live(root, name)
+    assert found.keys() == model.keys()
+    assert all(same(found[id_], model[id_]) for id_ in model)
+    report = verify(root, [name])
+    assert report.damaged == []
+    assert report.documents == len(model)
+    assert report.tokens == sum(len(document.tokens) for document in model.values())
+
+
+class Submitter:
+    """Calls at once, or when told to: ``hold`` keeps calls until `run`."""
+
+    def __init__(self) -> None:
+        self.hold = False
+        self.calls = 0
+        self._waiting: list[tuple[Future[Any], Callable[[], Any]]] = []
+
+    def __call__(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+        self.calls += 1
+        future: Future[Any] = Future()
+        self._waiting.append((future, partial(function, *args)))
+        if not self.hold:
+            self.run()
+        return future
+
+    def run(self) -> None:
+        """Does what was kept, and no more."""
+        waiting, self._waiting = self._waiting, []
+        for future, call in waiting:
+            try:
+                future.set_result(call())
+            except Exception as error:
+                future.set_exception(error)
+
+    def lose(self, error: Exception) -> None:
+        """The process that was to do it dies."""
+        waiting, self._waiting = self._waiting, []
+        for future, _ in waiting:
+            future.set_exception(error)

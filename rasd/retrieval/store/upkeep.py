@@ -1,0 +1,180 @@
+"""Keeps a partition small: starts compactions, commits what they made, removes what is left."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Final
+
+from rasd.config import StoreConfig
+from rasd.errors import StorageError, StoreLocked
+from rasd.retrieval.store.compact import Job, Outcome, compact
+from rasd.retrieval.store.corpora import CorpusSpec
+from rasd.retrieval.store.partition import PartitionStore
+from rasd.retrieval.store.policy import Weight, plan
+from rasd.retrieval.store.sweep import Sweeper
+
+Submit = Callable[..., Future[Any]]
+"""Calls a function with arguments elsewhere, as `concurrent.futures.Executor.submit`."""
+
+MAX_UNFLUSHED: Final = 4
+"""Writes are refused above this many times ``flush_tokens`` in logs."""
+MAX_WAITING_LOGS: Final = 1024
+"""Writes are refused above this many logs, however small."""
+
+_FIRST_PAUSE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = 60.0
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    job: Job
+    future: Future[Outcome]
+
+
+class Upkeep:
+    """Of one partition; one compaction at a time. Not for several threads at once.
+
+    Attributes:
+        error: why the last compaction failed; None if it did not.
+        damaged: sources whose documents cannot be read, and why; they are left as they are.
+    """
+
+    def __init__(
+        self, store: PartitionStore, spec: CorpusSpec, settings: StoreConfig, submit: Submit
+    ) -> None:
+        self.error: Exception | None = None
+        self.damaged: dict[int, str] = {}
+        self._store = store
+        self._spec = spec
+        self._settings = settings
+        self._submit = submit
+        self._sweeper = Sweeper(store.path, settings.grace_s)
+        self._running: _Running | None = None
+        self._wanted: set[int] = set()
+        self._failures = 0
+        self._retry_at = self._sweep_at = 0.0
+
+    def step(self, *, everything: bool = False) -> Future[Outcome] | None:
+        """Does what is due; returns what must be waited for before more can be done.
+
+        A compaction that fails is logged, and tried again after a pause that grows.
+
+        Args:
+            everything: flush logs however small.
+
+        Raises:
+            StoreLocked: another writer has taken over.
+        """
+        while True:
+            if self._running:
+                if not self._running.future.done():
+                    return self._running.future
+                self._finish(self._running)
+            if time.monotonic() < self._retry_at:
+                return None
+            try:
+                numbers = self._due(everything)
+                if not numbers:
+                    return None
+                self._start(numbers)
+            except StoreLocked:
+                raise
+            except Exception as error:  # whatever an executor refuses with
+                self._failed(error)
+
+    def hurry(self) -> None:
+        """Forgets the last failure, and its pause."""
+        self.error, self._failures, self._retry_at = None, 0, 0.0
+
+    def rebuild(self, number: int) -> None:
+        """Has the next steps write a source anew from its documents."""
+        self.damaged.pop(number, None)
+        self._wanted.add(number)
+
+    def tidy(self) -> None:
+        """Removes files that were not needed for ``grace_s``. Looks only now and then.
+
+        Raises:
+            StoreLocked: another writer has taken over.
+        """
+        now = time.monotonic()
+        if now < self._sweep_at:
+            return
+        self._sweep_at = now + self._settings.grace_s / 4
+        making = self._running.job.output if self._running else 0
+        try:
+            self._sweeper.sweep(self._store.contents.manifest, making, now)
+        except StorageError as error:
+            _logger.warning("cannot tidy up: %s", error)
+
+    def excess(self) -> str:
+        """Why nothing may be written before there was a compaction; empty if it may."""
+        logs = [weight for weight in self._weights() if weight.log]
+        tokens = sum(log.tokens for log in logs)
+        most = MAX_UNFLUSHED * self._settings.flush_tokens
+        if tokens > most:
+            return f"{self._store.path}: at most {most} tokens may wait for indexing; got {tokens}"
+        if len(logs) > MAX_WAITING_LOGS:
+            return (
+                f"{self._store.path}: at most {MAX_WAITING_LOGS} logs may wait for indexing; "
+                f"got {len(logs)}"
+            )
+        return ""
+
+    def close(self) -> None:
+        """Starts nothing more. What still runs is in nobody's way."""
+        if self._running:
+            self._running.future.cancel()
+            self._running = None
+
+    def _weights(self) -> list[Weight]:
+        return [w for w in self._store.contents.weights() if w.number not in self.damaged]
+
+    def _due(self, everything: bool) -> list[int]:
+        weights = self._weights()
+        self._wanted &= {weight.number for weight in weights}
+        if self._wanted:
+            return [min(self._wanted)]
+        return plan(weights, self._settings, everything=everything)
+
+    def _start(self, numbers: list[int]) -> None:
+        contents = self._store.contents
+        job = Job(
+            self._store.path,
+            {number: contents.dead(number) for number in numbers},
+            self._store.reserve(),
+            self._spec.vocabulary,
+            self._spec.tokenizer_hash,
+        )
+        self._running = _Running(job, self._submit(compact, job))
+
+    def _finish(self, running: _Running) -> None:
+        self._running = None
+        try:
+            outcome = running.future.result()
+            if outcome.damaged:
+                self.damaged[outcome.damaged] = outcome.reason
+                _logger.error("left as it is, its documents are damaged: %s", outcome.reason)
+                return
+            self._store.replace(running.job, outcome)
+        except StoreLocked:
+            raise
+        except Exception as error:  # also that of a process that was lost
+            self._failed(error)
+        else:
+            self._wanted -= running.job.inputs.keys()
+            self.hurry()
+
+    def _failed(self, error: Exception) -> None:
+        pause = min(_FIRST_PAUSE_S * 2**self._failures, _LONGEST_PAUSE_S)
+        self.error = error
+        self._failures += 1
+        self._retry_at = time.monotonic() + pause
+        _logger.warning(
+            "%s: compaction failed, again in %.1f s: %s", self._store.path, pause, error
+        )

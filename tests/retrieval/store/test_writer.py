@@ -1,0 +1,408 @@
+"""The writer: what it answers, what it keeps, what it refuses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rasd.config import StoreConfig
+from rasd.errors import (
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    SegmentCorrupt,
+    StorageError,
+    StoreLocked,
+    Unavailable,
+)
+from rasd.retrieval.store import upkeep, writer
+from rasd.retrieval.store.corpora import drop_corpus, partition_path
+from rasd.retrieval.store.manifest import PartitionManifest, docs_path, newest, seg_path
+from rasd.retrieval.store.records import Delete, Document, Put
+from rasd.retrieval.store.verify import verify
+from rasd.retrieval.store.writer import CorpusWriter
+
+from .worlds import VOCABULARY, Submitter, assert_holds, document, make_corpus
+
+SMALL = StoreConfig(flush_tokens=50, max_segments=2, grace_s=0)
+
+
+@pytest.fixture
+def submit() -> Submitter:
+    return Submitter()
+
+
+@pytest.fixture
+def store(tmp_path: Path, submit: Submitter) -> Iterator[CorpusWriter]:
+    make_corpus(tmp_path, partitions=1)
+    opened = CorpusWriter(tmp_path, "c", SMALL, submit)
+    yield opened
+    opened.close()
+
+
+def put(*ids: str, tokens: int = 10) -> list[Put]:
+    return [Put(document(id_, *[i % 7 for i in range(tokens)], text=id_)) for id_ in ids]
+
+
+def partition(root: Path, number: int = 0) -> Path:
+    return partition_path(root, "c", number)
+
+
+def shape(manifest: PartitionManifest) -> list[tuple[str, int]]:
+    return [(entry.kind, entry.documents) for entry in manifest.sources]
+
+
+def test_says_what_each_operation_came_to(tmp_path: Path, store: CorpusWriter) -> None:
+    a, b = document("a", 1, 2), document("b", 3)
+    assert store.write([Put(a), Put(b), Delete("c")]) == ["created", "created", "missing"]
+    assert store.write([Put(a), Delete("b"), Delete("c")]) == ["unchanged", "deleted", "missing"]
+    assert_holds(tmp_path, {"a": a})
+    for changed in (document("a", 1), document("a", 1, text=""), document("a", 1, x=1)):
+        assert store.write([Put(changed)]) == ["replaced"]
+        assert_holds(tmp_path, {"a": changed})
+    assert store.write([]) == []
+
+
+def test_what_changes_nothing_writes_nothing(tmp_path: Path, store: CorpusWriter) -> None:
+    store.write(put("a", "b"))
+    before = newest(partition(tmp_path))
+    assert store.write([*put("b", "a"), Delete("c")]) == ["unchanged", "unchanged", "missing"]
+    store.flush()
+    flushed = newest(partition(tmp_path))
+    assert flushed.version == before.version + 1
+    assert store.write([*put("b", "a"), Delete("c")]) == ["unchanged", "unchanged", "missing"]
+    assert newest(partition(tmp_path)) == flushed
+
+
+@pytest.mark.parametrize(
+    ("operations", "message"),
+    [
+        ([*put("a", "b"), Delete("a")], "'a' comes twice"),
+        (put("a", "a"), "'a' comes twice"),
+        ([Put(document("a", VOCABULARY))], r"'a' holds 100000"),
+        ([Put(Document("a", np.zeros(0, np.uint32)))], r"'a' has uint32\[0\]"),
+        ([Put(Document("a", np.zeros(1, np.int64)))], r"'a' has int64\[1\]"),  # type: ignore[arg-type]
+        ([Put(Document("a", np.zeros((1, 1), np.uint32)))], r"'a' has uint32\[1, 1\]"),
+    ],
+)
+def test_refuses_a_group_as_a_whole(
+    tmp_path: Path, store: CorpusWriter, operations: list[Put], message: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        store.write([*put("z"), *operations])
+    assert_holds(tmp_path, {})
+
+
+def test_documents_go_to_their_partitions(tmp_path: Path, submit: Submitter) -> None:
+    make_corpus(tmp_path, partitions=5)
+    store = CorpusWriter(tmp_path, "c", StoreConfig(), submit)
+    operations = put(*map(str, range(50)))
+    assert store.write(operations) == ["created"] * 50
+    assert [shape(manifest)[0][0] for manifest in store.manifests] == ["log"] * 5
+    assert_holds(tmp_path, {operation.document.id: operation.document for operation in operations})
+    store.close()
+
+
+def test_logs_become_a_segment_when_they_are_large(tmp_path: Path, store: CorpusWriter) -> None:
+    for id_ in "abcde":
+        store.write(put(id_))
+        store.tick()
+        manifest = newest(partition(tmp_path))
+        assert shape(manifest) == (
+            [("segment", 5)] if id_ == "e" else [("log", 1)] * (ord(id_) - 96)
+        )
+    files = {path.suffix for path in partition(tmp_path).iterdir()}
+    assert files == {".json", ".docs", ".seg"}
+
+
+def test_logs_become_a_segment_when_they_are_many(tmp_path: Path, submit: Submitter) -> None:
+    make_corpus(tmp_path, partitions=1)
+    store = CorpusWriter(tmp_path, "c", StoreConfig(), submit)
+    for i in range(65):
+        store.write(put(f"{i}", tokens=1))
+        store.tick()
+    assert shape(newest(partition(tmp_path))) == [("segment", 65)]
+    store.close()
+
+
+def test_segments_are_merged_and_dead_documents_leave_the_disk(
+    tmp_path: Path, store: CorpusWriter
+) -> None:
+    model = {}
+    for round_ in range(12):
+        operations = put(*(f"{round_}-{i}" for i in range(5)))
+        model |= {operation.document.id: operation.document for operation in operations}
+        store.write(operations)
+        store.tick()
+        assert len(newest(partition(tmp_path)).segments) <= 2
+    assert_holds(tmp_path, model)
+    store.write([Delete(id_) for id_ in model])
+    store.flush()
+    store.tick()
+    manifest = newest(partition(tmp_path))
+    assert (manifest.documents, manifest.tokens, manifest.sources) == (0, 0, [])
+    assert {path.suffix for path in partition(tmp_path).iterdir()} == {".json"}
+    assert len(list(partition(tmp_path).iterdir())) == 3
+
+
+def test_what_dies_during_a_compaction_stays_dead(
+    tmp_path: Path, store: CorpusWriter, submit: Submitter
+) -> None:
+    submit.hold = True
+    store.write(put("a", "b", "c", "d", "e"))
+    store.tick()
+    store.write([Delete("a"), Put(document("b", 9))])
+    store.tick()
+    assert submit.calls == 1
+    submit.run()
+    store.tick()
+    manifest = newest(partition(tmp_path))
+    assert shape(manifest) == [("log", 1), ("segment", 5)]
+    model = {op.document.id: op.document for op in put("c", "d", "e")} | {"b": document("b", 9)}
+    assert_holds(tmp_path, model)
+    assert store.write([Delete("a"), Put(document("b", 9)), *put("c")]) == [
+        "missing",
+        "unchanged",
+        "unchanged",
+    ]
+
+
+def test_a_lost_compaction_is_tried_again(
+    tmp_path: Path, store: CorpusWriter, submit: Submitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(upkeep.time, "monotonic", lambda: now[0])
+    submit.hold = True
+    store.write(put("a", "b", "c", "d", "e"))
+    pauses = []
+    for _ in range(10):
+        store.tick()
+        calls = submit.calls
+        submit.lose(RuntimeError("the process was killed"))
+        started = now[0]
+        while submit.calls == calls:
+            store.tick()
+            now[0] += 0.25
+        pauses.append(now[0] - started)
+    assert pauses[:3] == [0.75, 1.25, 2.25]
+    assert max(pauses) == 60.25
+    submit.run()
+    store.tick()
+    assert shape(newest(partition(tmp_path))) == [("segment", 5)]
+
+
+def test_flush_says_what_went_wrong(store: CorpusWriter, submit: Submitter) -> None:
+    store.write(put("a"))
+
+    def refuse(*_: object) -> None:
+        raise ValueError("no")
+
+    store._upkeeps[0]._submit = refuse  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="no"):
+        store.flush()
+    store._upkeeps[0]._submit = submit
+    store.flush()
+    assert shape(store.manifests[0]) == [("segment", 1)]
+
+
+def test_writes_wait_for_compaction_and_are_refused_when_it_does_not_keep_up(
+    tmp_path: Path, store: CorpusWriter, submit: Submitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "WAIT_S", 0.05)
+    submit.hold = True
+    store.write(put("a", tokens=150))
+    store.write(put("b", tokens=60))
+    with pytest.raises(Overloaded, match="at most 200 tokens may wait for indexing; got 210"):
+        store.write(put("c"))
+    assert [manifest.documents for manifest in store.manifests] == [2]
+    submit.run()
+    assert store.write(put("c")) == ["created"]
+    monkeypatch.setattr(upkeep, "MAX_WAITING_LOGS", 2)
+    store.write(put("d"))
+    with pytest.raises(Overloaded, match="at most 2 logs may wait for indexing; got 3"):
+        store.write(put("e"))
+
+
+def test_compactions_run_beside_writes(tmp_path: Path) -> None:
+    make_corpus(tmp_path, partitions=3)
+    model: dict[str, Document] = {}
+    with ThreadPoolExecutor(2) as pool:
+        store = CorpusWriter(tmp_path, "c", SMALL, pool.submit)
+        for i in range(60):
+            operations = put(f"{i % 40}", f"{i}-x", tokens=5 + i)
+            store.write(operations)
+            model |= {operation.document.id: operation.document for operation in operations}
+        store.flush()
+        assert all(len(m.segments) <= 2 and not m.logs for m in store.manifests)
+        store.close()
+    assert_holds(tmp_path, model)
+
+
+def test_reopens_as_it_was(tmp_path: Path, submit: Submitter) -> None:
+    make_corpus(tmp_path)
+    first = CorpusWriter(tmp_path, "c", SMALL, submit)
+    first.write(put("a", "b", "c"))
+    first.flush()
+    first.write([*put("d"), Delete("a")])
+    first.close()
+    first.close()
+    for act in (lambda: first.write(put("x")), first.tick, first.flush):
+        with pytest.raises(Unavailable, match="closed"):
+            act()
+    second = CorpusWriter(tmp_path, "c", SMALL, submit)
+    assert second.write([*put("a", "b", "d"), Delete("x")]) == [
+        "created",
+        "unchanged",
+        "unchanged",
+        "missing",
+    ]
+    second.close()
+    assert_holds(tmp_path, {op.document.id: op.document for op in put("a", "b", "c", "d")})
+
+
+def test_only_one_writes(tmp_path: Path, store: CorpusWriter, submit: Submitter) -> None:
+    with pytest.raises(StoreLocked, match=f"held by pid {os.getpid()} on"):
+        CorpusWriter(tmp_path, "c", SMALL, submit)
+    with pytest.raises(StoreLocked):
+        drop_corpus(tmp_path, "c")
+    with pytest.raises(NotFound):
+        CorpusWriter(tmp_path, "d", SMALL, submit)
+    store.close()
+    CorpusWriter(tmp_path, "c", SMALL, submit).close()
+
+
+@pytest.mark.parametrize("commits", [0, 1, 9])
+def test_a_writer_whose_lock_was_stolen_is_fenced(
+    tmp_path: Path, store: CorpusWriter, submit: Submitter, commits: int
+) -> None:
+    store.write(put("a"))
+    (tmp_path / "c" / "writer.lock").unlink()
+    thief = CorpusWriter(tmp_path, "c", SMALL, submit)
+    for i in range(commits):
+        thief.write(put(f"thief-{i}"))
+        thief.flush()
+        thief.tick()  # collects the manifests in between
+    thief.write(put("thief"))
+    before = {path: path.read_bytes() for path in partition(tmp_path).iterdir()}
+    with pytest.raises(StoreLocked, match="another writer has taken over"):
+        store.write([*put("b"), Delete("a")])
+    for act in (lambda: store.write(put("b")), store.flush):
+        with pytest.raises(StoreLocked, match="another writer has taken over"):
+            act()
+    after = {path: path.read_bytes() for path in partition(tmp_path).iterdir()}
+    assert before.items() <= after.items()
+    store.close()
+    ids = ["a", "thief", *(f"thief-{i}" for i in range(commits))]
+    assert_holds(tmp_path, {op.document.id: op.document for op in put(*ids)})
+    thief.tick()
+    assert verify(tmp_path).leftovers == []
+    thief.close()
+
+
+def test_a_fenced_writer_removes_nothing(
+    tmp_path: Path, store: CorpusWriter, submit: Submitter
+) -> None:
+    (tmp_path / "c" / "writer.lock").unlink()
+    thief = CorpusWriter(tmp_path, "c", SMALL, submit)
+    thief.write(put("thief"))
+    with pytest.raises(StoreLocked):
+        store.tick()
+    thief.close()
+    assert_holds(tmp_path, {op.document.id: op.document for op in put("thief")})
+
+
+def test_files_stay_for_a_while(
+    tmp_path: Path, submit: Submitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(upkeep.time, "monotonic", lambda: now[0])
+    make_corpus(tmp_path, partitions=1)
+    foreign = [partition(tmp_path) / name for name in ("mine.txt", "source-x.docs", ".hidden")]
+    leftover = [
+        partition(tmp_path) / name
+        for name in ("source-000077.docs", ".source-000078.seg.ab.tmp", "source-000001.dead-000099")
+    ]
+    for path in (*foreign, *leftover):
+        path.write_text("?")
+    store = CorpusWriter(tmp_path, "c", SMALL.model_copy(update={"grace_s": 40}), submit)
+    store.write(put("a"))
+    assert store.manifests[0].sources[0].number == 100
+    store.tick()
+    log = docs_path(partition(tmp_path), 100)
+    now[0] = 39
+    store.flush()
+    assert set(leftover) == set(verify(tmp_path).leftovers) - {*foreign, log}
+    assert log.exists()
+    now[0] = 49
+    store.tick()
+    assert set(verify(tmp_path).leftovers) == {*foreign, log}
+    now[0] = 99
+    store.tick()
+    assert set(verify(tmp_path).leftovers) == {*foreign}
+    store.close()
+
+
+def test_a_damaged_segment_is_built_anew(tmp_path: Path, store: CorpusWriter) -> None:
+    operations = put("a", "b", "c")
+    store.write(operations)
+    store.flush()
+    store.write([Delete("a")])
+    number = store.manifests[0].segments[0].number
+    file = seg_path(partition(tmp_path), number)
+    file.write_bytes(file.read_bytes()[:-1])
+    assert [damage.path for damage in verify(tmp_path).damaged] == [file]
+    store.rebuild(0, number)
+    store.rebuild(0, number)
+    assert_holds(tmp_path, {op.document.id: op.document for op in operations[1:]})
+    with pytest.raises(InvalidRequest, match="1 partitions; got 1"):
+        store.rebuild(1, number)
+
+
+def damage_block(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[80] ^= 1
+    path.write_bytes(raw)
+
+
+def test_damaged_documents_are_named_and_left_out(
+    tmp_path: Path, store: CorpusWriter, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.write(put("a", "b"))
+    store.flush()
+    number = store.manifests[0].segments[0].number
+    damage_block(docs_path(partition(tmp_path), number))
+    with pytest.raises(SegmentCorrupt, match=f"source-00000{number}.docs: block 0: checksum"):
+        store.rebuild(0, number)
+    for i in range(10):
+        store.write([*put(f"{i}", tokens=50), Delete("a")])
+        store.tick()
+    store.flush()
+    assert f"source-00000{number}.docs" in store.damaged[0]
+    assert sum("documents are damaged" in message for message in caplog.messages) == 1
+    assert len(store.manifests[0].segments) <= 1 + SMALL.max_segments
+    assert [d.path.name for d in verify(tmp_path).damaged] == [f"source-00000{number}.docs"]
+    assert store.write([*put("b", "5"), Delete("a")]) == ["unchanged", "replaced", "missing"]
+
+
+def test_a_partition_whose_tables_are_damaged_takes_no_writes(
+    tmp_path: Path, submit: Submitter
+) -> None:
+    make_corpus(tmp_path, partitions=1)
+    store = CorpusWriter(tmp_path, "c", SMALL, submit)
+    store.write(put("a"))
+    store.close()
+    path = docs_path(partition(tmp_path), store.manifests[0].logs[0].number)
+    path.write_bytes(path.read_bytes()[:-1])
+    store = CorpusWriter(tmp_path, "c", SMALL, submit)
+    with pytest.raises(StorageError, match=f"damaged, nothing can be written: {path}: length"):
+        store.write(put("b"))
+    path.unlink()
+    with pytest.raises(StorageError, match=f"{path}: is missing"):
+        store.write(put("b"))
+    store.tick()
+    store.close()
