@@ -13,24 +13,17 @@ from itertools import compress
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rasd.retrieval.live import Live
 from rasd.retrieval.search import Part
 from rasd.retrieval.segment import UInt32s, build_segment
-from rasd.tree import Bools, UInt8s
-
-Int64s = NDArray[np.int64]
+from rasd.retrieval.store.layout import Int64s, UInt8s
+from rasd.tree import Bools
 
 SMALL: Final = 2**13
 """Groups of fewer tokens are always indexed again with what comes: that takes 2 ms."""
 LARGE: Final = 2**22
 """No group grows beyond this many tokens, so that sorting takes less than a second."""
-
-
-def name(source: int, ordinal: int) -> int:
-    """One number for the document ``ordinal`` of ``source``."""
-    return source << 32 | ordinal
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +32,7 @@ class Group:
 
     Attributes:
         part: their index, and which of them live.
-        names: int64[D], see `name`; digests: uint8[D, 16], of their ids.
+        names: int64[D], see `rasd.retrieval.store.names`; digests: uint8[D, 16], of their ids.
         gone: bool[D], those that died.
     """
 

@@ -14,6 +14,7 @@ from rasd.errors import InvalidRequest
 from rasd.retrieval.search import Index
 from rasd.retrieval.store import memory
 from rasd.retrieval.store.memory import SMALL, LogDocument, Memory
+from rasd.retrieval.store.names import name
 from tests.retrieval import brute
 
 SETTINGS = RetrievalConfig(suffix_min=1, suffix_max=6, depth=4, nodes=32)
@@ -34,7 +35,7 @@ def documents(source: int, texts: list[list[int]]) -> list[LogDocument]:
     """The digest repeats the ordinal."""
     return [
         LogDocument(
-            memory.name(source, ordinal),
+            name(source, ordinal),
             np.full(16, ordinal, np.uint8),
             np.array(text, np.uint32),
         )
@@ -68,12 +69,10 @@ def test_follows_the_log(
             sources.add(number := next(numbers))
             added += documents(number, texts)
         wanted |= {document.name: document.tokens.tolist() for document in added}
-        names = list(wanted)
-        dead |= {names[i] for i in die if i < len(names)}
+        keys = list(wanted)
+        dead |= {keys[i] for i in die if i < len(keys)}
         wanted = {
-            name: text
-            for name, text in wanted.items()
-            if name >> 32 in sources and name not in dead
+            key: text for key, text in wanted.items() if key >> 32 in sources and key not in dead
         }
         before, contents = log, held(log)
         log = log.updated(
