@@ -1,4 +1,4 @@
-"""Documents of one source, as they lie on disk. Immutable, memory-mapped; see `layout`.
+"""Documents of one source, as they lie on disk. Immutable; see `layout`.
 
 A document's ordinal is its row. Only the tables are read when a file is opened, and stay on disk;
 a block is read and checked when a document of it is wanted.
@@ -7,6 +7,7 @@ a block is read and checked when a document of it is wanted.
 from __future__ import annotations
 
 import mmap
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,13 +34,15 @@ from rasd.retrieval.store.layout import (
 )
 from rasd.retrieval.store.records import DIGEST_BYTES, Document, id_digest
 
+SMALL_BYTES: Final = 64 * 1024
+
 _RECORDS: Final = msgspec.msgpack.Decoder(Record)
 _TOKENS: Final = msgspec.msgpack.Decoder(TokensOnly)
 _METADATA: Final = msgspec.json.Decoder(dict[str, Any])
 
 
 class DocumentsFile:
-    """An open file of documents. The arrays are read-only views of it and keep it mapped.
+    """An open file of documents. The arrays are read-only views of it and keep it open.
 
     Reading documents is safe from several threads.
 
@@ -48,7 +51,7 @@ class DocumentsFile:
         places: uint32[D, 4], as in the file.
     """
 
-    def __init__(self, path: Path, header: Header, mapped: mmap.mmap) -> None:
+    def __init__(self, path: Path, header: Header, content: mmap.mmap | bytes) -> None:
         """As `open_documents` does it.
 
         Raises:
@@ -57,9 +60,9 @@ class DocumentsFile:
         self.path = path
         self.header = header
         self.count = header.documents
-        self._mapped = memoryview(mapped)
+        self._content = memoryview(content)
         start = HEADER_BYTES + header.blocks_bytes
-        expect(path, "tables checksum", header.tables_crc, zlib.crc32(self._mapped[start:]))
+        expect(path, "tables checksum", header.tables_crc, zlib.crc32(self._content[start:]))
         rows = header.documents
         at = start
         views: list[NDArray[Any]] = []
@@ -73,7 +76,7 @@ class DocumentsFile:
             ("<u4", (rows,)),
         ):
             size = int(np.prod(shape))
-            views.append(np.frombuffer(mapped, dtype, size, at).reshape(shape))
+            views.append(np.frombuffer(content, dtype, size, at).reshape(shape))
             at += views[-1].nbytes
         self.table: UInt64s
         self.places: UInt32s
@@ -198,7 +201,7 @@ class DocumentsFile:
     def stream(self, number: int) -> memoryview:
         """A block as it lies on disk, checked. Raises as `read`."""
         at, size, _, crc = (int(field) for field in self.table[number])
-        raw = self._mapped[HEADER_BYTES + at : HEADER_BYTES + at + size]
+        raw = self._content[HEADER_BYTES + at : HEADER_BYTES + at + size]
         expect(self.path, f"block {number}: checksum", crc, zlib.crc32(raw))
         return raw
 
@@ -222,7 +225,9 @@ class DocumentsFile:
 
 
 def open_documents(path: Path) -> DocumentsFile:
-    """Maps a file and checks its header and tables, reading those once; blocks when needed.
+    """Opens a file and checks its header and tables, reading those once; blocks when needed.
+
+    Small files are copied, larger ones mapped, which holds a file descriptor.
 
     Raises:
         SegmentCorrupt: it cannot be read, or a length, checksum or field is wrong.
@@ -231,9 +236,13 @@ def open_documents(path: Path) -> DocumentsFile:
     """
     try:
         with path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            content: mmap.mmap | bytes
+            if os.fstat(file.fileno()).st_size <= SMALL_BYTES:
+                content = file.read()
+            else:
+                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+    except OSError as error:
         raise SegmentCorrupt(f"{path}: cannot be read: {error}") from error
-    return DocumentsFile(path, parse_header(path, memoryview(mapped)), mapped)
+    return DocumentsFile(path, parse_header(path, memoryview(content)), content)
