@@ -123,7 +123,9 @@ class EngineService:
         self._deadline_s = config.engine.verify_deadline_s
         self._target = RemoteTarget(target, secret, timeout_s=_TAKEOVER_S)
         self._drafter: RemoteDrafter | None = None
-        self._corpora = RemoteRetriever(config.retrieval, config.speculation, secret)
+        self._corpora = RemoteRetriever(
+            config.retrieval, config.speculation, secret, target.info.vocabulary
+        )
         settings = EngineSettings(config.engine, config.speculation, config.retrieval)
         self._engine = Engine(
             self._target,

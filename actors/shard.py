@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -16,15 +19,20 @@ import ray
 from actors.cluster import log_to_stderr, node_address
 from actors.rpc import Server
 from actors.table import Holdings, ShardLease, ShardStatus
-from actors.wire import ShardQuery
+from actors.wire import ShardQuery, ShardReply
 from rasd.config import RetrievalConfig
 from rasd.errors import StageUnavailable
-from rasd.retrieval import LocalRetriever, ShardStore
+from rasd.retrieval import LocalRetriever, ShardStore, flat
 from rasd.retrieval.meter import Meter
-from rasd.stages import RetrieveReply
+from rasd.stages import RetrieveRequest
 
-# Engines may still ask by the tables before the newest, which may follow each other closely.
-_VERSIONS: Final = 4
+BEHIND_S: Final = 30.0
+"""How long engines may ask for a version after another one was loaded."""
+
+_MAX_VERSIONS: Final = 64
+_SWITCH_S: Final = 0.0005
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +50,36 @@ class ShardSetting:
     refresh_s: float = 0.2
 
 
-class ShardService:
-    """Searches the partitions that a version of the table gives it.
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """What a version gives this shard. ``since_s``: when it was loaded."""
 
-    The thread of ``server`` searches; `load` may come from any other, one at a time.
+    holdings: Holdings
+    retriever: LocalRetriever
+    since_s: float
+
+
+class ShardService:
+    """Searches the partitions that a version of its slot gives it, and follows their writers.
+
+    The thread of ``server`` searches, one of its own looks for writes; `load` may come from any
+    other, one at a time. Versions share the partitions they have in common.
     """
 
     def __init__(self, setting: ShardSetting, host: str, secret: bytes) -> None:
         self._setting = setting
-        self._loaded: dict[int, tuple[Holdings, LocalRetriever]] = {}
+        self._loaded: dict[int, _Version] = {}
+        self._kept: frozenset[int] = frozenset()
+        self._lock = threading.Lock()  # held by who changes what is loaded
         self._meter = Meter()
+        self._closed = threading.Event()
         self.server = Server(host, secret, {ShardQuery: self._search})
+        threading.Thread(target=self._follow, name="refresh", daemon=True).start()
 
     @property
     def loaded(self) -> dict[int, Holdings]:
         """The versions it answers for, and what each of them gives it."""
-        return {version: holdings for version, (holdings, _) in self._loaded.items()}
+        return {number: version.holdings for number, version in self._loaded.items()}
 
     @property
     def version(self) -> int:
@@ -67,53 +89,90 @@ class ShardService:
     def load(self, version: int, holdings: Holdings, keep: Iterable[int] = ()) -> None:
         """Opens what the version gives it, beside what it has.
 
-        Versions grow. One that nobody asks for yet may come again, and puts out no other. Of
-        those before, the newest stay for engines that are behind, and all in ``keep``: a slot
-        goes on by an old one for as long as a move takes.
+        Versions grow. One that nobody asks for yet may come again. One that is replaced stays
+        for half a minute, for engines that are behind; and while the last ``keep`` has it: a
+        slot goes on by an old one for as long as a move takes. What is not there, or damaged,
+        is empty: see `rasd.retrieval.ShardStore`.
 
         Raises:
-            NotFound, InvalidRequest, SegmentError: see `ShardStore`.
+            InvalidRequest: a corpus has no name.
         """
-        same = [retriever for held, retriever in self._loaded.values() if held == holdings]
+        same = [old.retriever for old in self._loaded.values() if old.holdings == holdings]
         retriever = same[0] if same else self._open(holdings)
-        before = sorted(self._loaded.keys() - {version})
-        kept = {*before[1 - _VERSIONS :], *(old for old in keep if old in before)}
-        self._loaded = {old: self._loaded[old] for old in kept} | {version: (holdings, retriever)}
+        with self._lock:
+            self._kept = frozenset((version, *keep))
+            loaded = self._loaded | {version: _Version(holdings, retriever, time.monotonic())}
+            self._loaded = loaded
 
     def status(self, node: str) -> ShardStatus:
         """What it holds and how it is asked; ``node`` is where it runs."""
-        holdings = self.loaded.get(self.version, {})
+        newest = self._loaded.get(self.version)
+        store = newest.retriever.store if newest is not None else None
+        damaged = store.damaged if store is not None else {}
         load = self._meter.read()
         return ShardStatus(
             address=self.server.address,
             node=node,
-            partitions=sum(map(len, holdings.values())),
-            tokens=0,
+            partitions=sum(map(len, newest.holdings.values())) if newest is not None else 0,
+            tokens=store.tokens if store is not None else 0,
             resident_bytes=resident_bytes(),
             queries=load.queries,
             queries_per_s=load.queries_per_s,
             p50_ms=load.p50_ms,
             p99_ms=load.p99_ms,
-            lag_s=0.0,
+            lag_s=store.statistics().lag_s if store is not None else 0.0,
+            damaged={
+                name: {file: str(error) for file, error in files.items()}
+                for name, files in damaged.items()
+            },
         )
 
+    def close(self) -> None:
+        """Ends both threads, soon."""
+        self._closed.set()
+        self.server.stop()
+
     def _open(self, holdings: Holdings) -> LocalRetriever:
+        newest = self._loaded.get(self.version)
         store = ShardStore(
             self._setting.root,
             holdings,
             vocabulary=self._setting.vocabulary,
             tokenizer_hash=self._setting.tokenizer_hash,
+            beside=newest.retriever.store if newest is not None else None,
         )
         return LocalRetriever(store, self._setting.retrieval)
 
-    def _search(self, query: ShardQuery) -> RetrieveReply:
-        loaded = self._loaded.get(query.version)
-        if loaded is None:
+    def _follow(self) -> None:
+        while not self._closed.wait(self._setting.refresh_s):
+            with self._lock:
+                needed = {*_needed(self._loaded, time.monotonic()), *self._kept}
+                self._loaded = {n: self._loaded[n] for n in self._loaded if n in needed}
+            retrievers = {id(v.retriever): v.retriever for v in list(self._loaded.values())}
+            for retriever in retrievers.values():
+                try:
+                    retriever.refresh()
+                except Exception:  # it never raises; but nobody would notice if it did
+                    _log.exception("what was written is not found yet; tried again soon")
+
+    def _search(self, query: ShardQuery) -> ShardReply:
+        version = self._loaded.get(query.version)
+        if version is None:
             raise StageUnavailable(f"version {query.version} is not held; {self.version} is")
+        request = RetrieveRequest(query.step, flat.unpack_queries(query.queries))
         started = time.perf_counter()
-        reply = loaded[1].retrieve(query.request).wait(0)
-        self._meter.add(len(query.request.queries), time.perf_counter() - started)
-        return reply
+        reply = version.retriever.retrieve(request).wait(0)
+        self._meter.add(len(request.queries), time.perf_counter() - started)
+        return ShardReply(query.step, flat.pack_answers(reply.found), reply.partial)
+
+
+def _needed(versions: Mapping[int, _Version], now_s: float) -> list[int]:
+    """Those that an engine may ask for: the newest, and what others replaced lately."""
+    numbers = sorted(versions)
+    lately = [
+        number for number, next_ in pairwise(numbers) if now_s - versions[next_].since_s < BEHIND_S
+    ]
+    return [*lately[-_MAX_VERSIONS:], *numbers[-1:]]
 
 
 def resident_bytes() -> int:
@@ -132,6 +191,8 @@ class ShardActor:
 
     def __init__(self, setting: ShardSetting, secret: bytes) -> None:
         log_to_stderr()
+        # A search that has released the GIL wants it back; a refresh gives it up this soon.
+        sys.setswitchinterval(_SWITCH_S)
         self._lease_s = setting.lease_s
         self._ends_at = time.monotonic() + setting.lease_s
         self._service = ShardService(setting, node_address(), secret)

@@ -22,12 +22,11 @@ from numpy.typing import NDArray
 from rasd.engine.api import Gauges, Output
 from rasd.engine.loop import Cancel, Submit
 from rasd.errors import RasdError, WireError
+from rasd.retrieval.flat import PackedAnswers, PackedQueries
 from rasd.stages import (
     DraftReply,
     DraftRequest,
     Features,
-    RetrieveReply,
-    RetrieveRequest,
     VerifyReply,
     VerifyRequest,
 )
@@ -85,7 +84,17 @@ class ShardQuery:
     """Engine to shard: search the partitions that this version of its slot gave it."""
 
     version: int
-    request: RetrieveRequest
+    step: int
+    queries: PackedQueries
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReply:
+    """Shard to engine. ``partial``: a file of a corpus that some query reads does not serve."""
+
+    step: int
+    answers: PackedAnswers
+    partial: bool = False
 
 
 MESSAGES: Final[tuple[type, ...]] = (
@@ -97,9 +106,8 @@ MESSAGES: Final[tuple[type, ...]] = (
     DraftRequest,
     DraftReply,
     Features,
-    RetrieveRequest,
-    RetrieveReply,
     ShardQuery,
+    ShardReply,
     Submit,
     Cancel,
     Step,

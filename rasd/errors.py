@@ -187,7 +187,16 @@ class StageError(RasdError):
 
 
 class StageTimeout(StageError):
-    """The stage's deadline passed."""
+    """The stage's deadline passed.
+
+    Attributes:
+        counted: whether the stage keeps away from its own silent parts, so that this is no
+            reason to keep away from all of it.
+    """
+
+    def __init__(self, message: str, *, counted: bool = False) -> None:
+        super().__init__(message)
+        self.counted = counted
 
 
 class StageUnavailable(StageError):

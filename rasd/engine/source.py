@@ -71,7 +71,8 @@ class Source(Generic[Reply]):
                 return asked, asked.pending.wait(max(left_s, 0.0))
             except StageTimeout as error:
                 self.late = asked
-                self.miss(error)
+                if not error.counted:
+                    self.miss(error)
             except Exception as error:  # as above
                 self.miss(error)
         return None

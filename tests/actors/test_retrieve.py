@@ -1,230 +1,372 @@
-"""Shards over sockets: together they say what one store says, and none of them can hold a step."""
+"""Slots and replicas over sockets: together they say what one store says; none holds a step."""
 
 from __future__ import annotations
 
-import os
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from actors.retrieve import RemoteRetriever
-from actors.rpc import Server
-from actors.shard import ShardEntry, ShardService, ShardSetting, ShardTable
-from actors.wire import ShardQuery
-from rasd.config import RetrievalConfig, SpeculationConfig
+from actors import rpc
+from actors.retrieve import RemoteRetriever, Retrieving
+from actors.table import ShardTable, Slot
+from actors.wire import Done, ShardReply
+from rasd.config import SpeculationConfig
 from rasd.errors import StageTimeout
-from rasd.retrieval import LocalRetriever, ShardStore, build_corpus
-from rasd.stages import RetrieveQuery, RetrieveReply, RetrieveRequest
-from rasd.trie import Continuations
-from tests.actors.threads import HOST, SECRET, served
+from rasd.stages import RetrieveReply, RetrieveRequest
+from tests.actors.shards import (
+    SETTINGS,
+    VOCABULARY,
+    FakeShard,
+    Texts,
+    answer,
+    asking,
+    deal,
+    first_tokens,
+    table,
+    texts,
+    together,
+)
+from tests.actors.threads import SECRET
 
-VOCABULARY, HASH, PARTITIONS = 50, "h" * 64, 4
-SETTINGS = RetrievalConfig(suffix_min=2, depth=4, nodes=256)
-SPECULATION = SpeculationConfig(breaker_misses=2, breaker_probe_s=0.2)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("corpora")
-    draw = np.random.default_rng(5)
-    for name in ("one", "two"):
-        documents = [(f"d{i}", draw.integers(0, 8, 60).astype(np.uint32)) for i in range(20)]
-        build_corpus(
-            root,
-            name,
-            documents,
-            partitions=PARTITIONS,
-            vocabulary=VOCABULARY,
-            tokenizer_hash=HASH,
-        )
-    return root
+TEXTS = texts("one", "two")
+NAMES = ("one", "two")
+EVERYTHING = dict.fromkeys(NAMES, (0, 1, 2, 3))
+SPECULATION = SpeculationConfig(retrieve_deadline_s=0.2, breaker_misses=3, breaker_probe_s=0.2)
+DEADLINE_S = SPECULATION.retrieve_deadline_s
 
 
 @pytest.fixture
-def stack() -> Iterator[ExitStack]:
+def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[ExitStack]:
+    monkeypatch.setattr(rpc, "STOP_POLL_MS", 20)
     with ExitStack() as stack:
         yield stack
 
 
-def shard(stack: ExitStack, root: Path) -> ShardService:
-    setting = ShardSetting(root, VOCABULARY, HASH, SETTINGS, lease_s=60)
-    service = ShardService(setting, HOST, SECRET)
-    stack.enter_context(served(service.server))
-    return service
+def cluster(stack: ExitStack, slots: int, replicas: int) -> list[list[FakeShard]]:
+    """Fake shards that hold both corpora."""
+    return [
+        [FakeShard(stack, TEXTS, holdings) for _ in range(replicas)]
+        for holdings in deal(slots, *NAMES)
+    ]
 
 
-def table_of(services: list[ShardService], version: int, *corpora: str) -> ShardTable:
-    """Partitions dealt in turn; every shard has loaded its own."""
-    entries = []
-    for i, service in enumerate(services):
-        mine = tuple(range(i, PARTITIONS, len(services)))
-        holdings = dict.fromkeys(corpora, mine)
-        service.load(version, holdings)
-        entries.append(ShardEntry(service.server.address, holdings))
-    return ShardTable(version, tuple(entries))
-
-
-def retriever(stack: ExitStack, table: ShardTable) -> RemoteRetriever:
-    remote = RemoteRetriever(SETTINGS, SPECULATION, SECRET)
+def retriever(
+    stack: ExitStack,
+    table: ShardTable,
+    clock: Callable[[], float] = time.monotonic,
+    **speculation: Any,
+) -> RemoteRetriever:
+    settings = SPECULATION.model_copy(update=speculation)
+    remote = RemoteRetriever(SETTINGS, settings, SECRET, VOCABULARY, clock)
     stack.callback(remote.close)
     remote.set_table(table)
     return remote
 
 
-def asking(step: int, *corpora: str, queries: int = 6) -> RetrieveRequest:
-    draw = np.random.default_rng(step)
-    tails = [draw.integers(0, 8, 5).astype(np.int32) for _ in range(queries)]
-    return RetrieveRequest(step, [RetrieveQuery(i, t, corpora) for i, t in enumerate(tails)])
+def check(request: RetrieveRequest, reply: RetrieveReply, documents: Texts = TEXTS) -> None:
+    """It is complete, and what brute force over all documents finds."""
+    assert not reply.partial and reply.step == request.step
+    assert len(reply.found) == len(request.queries)
+    for query, found in zip(request.queries, reply.found, strict=True):
+        wanted = answer(documents, EVERYTHING, query)
+        assert found.match_length == wanted.match_length
+        assert first_tokens(found) == first_tokens(wanted)
 
 
-def first_tokens(found: Continuations) -> dict[int, int]:
-    """The tokens right behind the anchor and their counts."""
-    first = found.parents == -1
-    return dict(zip(found.tokens[first].tolist(), found.counts[first].tolist(), strict=True))
+def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_shards_say_what_one_store_says(stack: ExitStack, root: Path, count: int) -> None:
-    names = ("one", "two")
-    remote = retriever(stack, table_of([shard(stack, root) for _ in range(count)], 1, *names))
-    store = ShardStore(root, dict.fromkeys(names), vocabulary=VOCABULARY, tokenizer_hash=HASH)
-    local = LocalRetriever(store, SETTINGS)
-    hits = 0
-    for step, corpora in enumerate([("one",), ("two",), names, ()] * 3):
+def pause(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    until(lambda: time.monotonic() > end)
+
+
+# --- all is well --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("slots", "replicas"), [(1, 1), (2, 1), (3, 2), (4, 1)])
+def test_slots_say_together_what_one_store_says(
+    stack: ExitStack, slots: int, replicas: int
+) -> None:
+    remote = retriever(stack, table(cluster(stack, slots, replicas)))
+    for step, corpora in enumerate([("one",), ("two",), NAMES, ()] * 3):
         request = asking(step, *corpora)
-        here, there = local.retrieve(request).wait(0), remote.retrieve(request).wait(5)
-        assert not there.partial and there.step == step
-        for a, b in zip(there.found, here.found, strict=True):
-            assert a.match_length == b.match_length and first_tokens(a) == first_tokens(b)
-            # A shard whose only occurrences end a document does not report them.
-            assert a.total <= b.total if count > 1 else a.total == b.total
-        hits += sum(len(found) > 0 for found in there.found)
-    assert hits > 10
+        check(request, remote.retrieve(request).wait(5))
+
+
+def test_a_slot_is_asked_once_a_step_and_its_replicas_take_turns(stack: ExitStack) -> None:
+    shards = cluster(stack, 2, 2)
+    remote = retriever(stack, table(shards))
+    for step in range(6):
+        request = together(asking(step, "one"), asking(step, "two"), asking(step, *NAMES))
+        check(request, remote.retrieve(request).wait(5))
+    assert [[len(replica.heard) for replica in slot] for slot in shards] == [[3, 3], [3, 3]]
+    assert {len(queries) for slot in shards for each in slot for queries in each.heard} == {18}
 
 
 def test_no_shard_hears_of_corpora_it_does_not_hold(stack: ExitStack) -> None:
-    heard: list[ShardQuery] = []
-
-    def note(query: ShardQuery) -> RetrieveReply:
-        heard.append(query)
-        found = [Continuations.none()] * len(query.request.queries)
-        return RetrieveReply(query.request.step, found)
-
-    servers = [Server(HOST, SECRET, {ShardQuery: note}) for _ in range(2)]
-    stack.enter_context(served(*servers))
-    entries = [ShardEntry(s.address, {n: (0,)}) for s, n in zip(servers, ("a", "b"), strict=True)]
-    remote = retriever(stack, ShardTable(1, tuple(entries)))
-    queries = asking(1, "a").queries[:2] + asking(1, "c").queries[:2] + asking(1, "b").queries[:1]
-    reply = remote.retrieve(RetrieveRequest(1, queries)).wait(5)
-    assert len(reply.found) == 5 and not reply.partial
-    assert sorted(len(query.request.queries) for query in heard) == [1, 2]
-    assert {name for query in heard for q in query.request.queries for name in q.corpora} == {
-        "a",
-        "b",
-    }
+    holdings = {"a": (0,)}, {"b": (0,)}
+    shards = [FakeShard(stack, texts("a", "b"), each) for each in holdings]
+    remote = retriever(stack, table([[each] for each in shards]))
+    request = together(*(asking(1, name, queries=2) for name in ("a", "c", "b", "a")))
+    reply = remote.retrieve(request).wait(5)
+    assert len(reply.found) == 8 and not reply.partial
+    heard = [[query.corpora for queries in shard.heard for query in queries] for shard in shards]
+    assert heard == [[("a",)] * 4, [("b",)] * 2]
 
 
-def test_a_dead_shard_makes_answers_partial_not_late(stack: ExitStack, root: Path) -> None:
-    services = [shard(stack, root), shard(stack, root)]
-    remote = retriever(stack, table_of(services, 1, "one"))
-    assert not remote.retrieve(asking(1, "one")).wait(5).partial
-    services[0].server.stop()
-    deadline = time.monotonic() + 5
-    while not (reply := remote.retrieve(asking(2, "one")).wait(5)).partial:
-        assert time.monotonic() < deadline
-    assert any(len(found) for found in reply.found)
-    started = time.monotonic()
-    for step in range(50):
-        assert remote.retrieve(asking(step, "one")).wait(5).partial
-    assert time.monotonic() - started < 2
-    remote.set_table(table_of([services[1], shard(stack, root)], 2, "one"))  # re-created
-    assert not remote.retrieve(asking(3, "one")).wait(5).partial
-
-
-def slow_shard(stack: ExitStack, service: ShardService, gate: threading.Event) -> Server:
-    """Answers as the service does, but only while the gate is open."""
-
-    def search(query: ShardQuery) -> RetrieveReply:
-        assert gate.wait(10)
-        return service._search(query)
-
-    server = Server(HOST, SECRET, {ShardQuery: search})
-    stack.enter_context(served(server))
-    stack.callback(gate.set)
-    return server
-
-
-def test_a_late_shard_costs_the_deadline_then_nothing(stack: ExitStack, root: Path) -> None:
-    services, gate = [shard(stack, root), shard(stack, root)], threading.Event()
-    table = table_of(services, 1, "one")
-    frozen = slow_shard(stack, services[0], gate)
-    entries = (ShardEntry(frozen.address, table.shards[0].holdings), table.shards[1])
-    remote = retriever(stack, ShardTable(1, entries))
-    times = []
-    for step in range(6):
-        started = time.monotonic()
-        assert remote.retrieve(asking(step, "one")).wait(0.05).partial
-        times.append(time.monotonic() - started)
-    assert all(t >= 0.05 for t in times[:2]) and all(t < 0.04 for t in times[2:])
-    gate.set()
-    deadline = time.monotonic() + 10  # a probe closes the breaker
-    while remote.retrieve(asking(7, "one")).wait(0.5).partial:
-        assert time.monotonic() < deadline
-
-
-def test_what_is_late_may_be_waited_for_again(stack: ExitStack, root: Path) -> None:
-    services, gate = [shard(stack, root)], threading.Event()
-    table = table_of(services, 1, "one")
-    frozen = slow_shard(stack, services[0], gate)
-    remote = retriever(
-        stack, ShardTable(1, (ShardEntry(frozen.address, table.shards[0].holdings),))
-    )
-    pending = remote.retrieve(asking(1, "one"))
-    with pytest.raises(StageTimeout):
-        pending.wait(0.02)
-    gate.set()
-    assert not pending.wait(5).partial
-
-
-def test_without_shards_there_is_an_empty_answer(stack: ExitStack) -> None:
-    remote = retriever(stack, ShardTable(0))
-    reply = remote.retrieve(asking(1, "one")).wait(5)
+def test_without_slots_there_is_an_empty_answer(stack: ExitStack) -> None:
+    reply = retriever(stack, ShardTable(0)).retrieve(asking(1, "one")).wait(5)
     assert [len(found) for found in reply.found] == [0] * 6 and not reply.partial
 
 
-def test_both_versions_are_served_while_partitions_move(stack: ExitStack, root: Path) -> None:
-    services = [shard(stack, root), shard(stack, root)]
-    old = retriever(stack, table_of(services[:1], 1, "one"))
-    new = retriever(stack, table_of(services, 2, "one"))
-    for step in range(5):
-        a, b = (r.retrieve(asking(step, "one")).wait(5) for r in (old, new))
-        assert not a.partial and not b.partial
-        assert [f.total for f in a.found] == [f.total for f in b.found]
-    for version in range(3, 6):
-        table_of(services, version, "one")
-    assert old.retrieve(asking(9, "one")).wait(5).partial  # four versions behind
+def test_origins_come_along(stack: ExitStack) -> None:
+    shards = cluster(stack, 1, 1)
+    remote = retriever(stack, table(shards))
+    queries = [replace(query, origins=True) for query in asking(1, "one").queries]
+    check(RetrieveRequest(1, queries), remote.retrieve(RetrieveRequest(1, queries)).wait(5))
+    assert all(query.origins for query in shards[0][0].heard[0])
 
 
-def test_a_damaged_reply_counts_as_none(stack: ExitStack) -> None:
-    def short(query: ShardQuery) -> RetrieveReply:
-        return RetrieveReply(query.request.step, [])
-
-    server = Server(HOST, SECRET, {ShardQuery: short})
-    stack.enter_context(served(server))
-    remote = retriever(stack, ShardTable(1, (ShardEntry(server.address, {"one": (0,)}),)))
-    reply = remote.retrieve(asking(1, "one")).wait(5)
-    assert reply.partial and [len(found) for found in reply.found] == [0] * 6
+# --- with another replica no query fails or is partial ------------------------------------
 
 
-def test_files_stay_closed_after_a_load_of_the_same(stack: ExitStack, root: Path) -> None:
-    service = shard(stack, root)
-    service.load(1, {"one": (0, 1)})
-    before = len(os.listdir("/proc/self/fd"))
-    for version in range(2, 12):
-        service.load(version, {"one": (0, 1)})
-    assert len(os.listdir("/proc/self/fd")) == before and service.version == 11
+def test_a_replica_that_dies_with_the_question_is_made_up_for(stack: ExitStack) -> None:
+    shards = cluster(stack, 2, 2)
+    remote = retriever(stack, table(shards))
+    shards[0][0].dying = True
+    for step in range(30):
+        request = asking(step, *NAMES)
+        check(request, remote.retrieve(request).wait(DEADLINE_S))
+    assert len(shards[0][0].heard) == 1
+
+
+def test_a_frozen_replica_is_made_up_for_within_the_deadline(stack: ExitStack) -> None:
+    shards = cluster(stack, 2, 2)
+    remote = retriever(stack, table(shards))
+    request = asking(1, *NAMES)
+    wanted = [first_tokens(found) for found in remote.retrieve(request).wait(5).found]
+    frozen = shards[1][1]
+    frozen.gate.clear()
+    waits = 0
+    for _ in range(40):
+        started = time.monotonic()
+        reply = remote.retrieve(request).wait(DEADLINE_S)
+        assert not reply.partial and [first_tokens(found) for found in reply.found] == wanted
+        waits += time.monotonic() - started > DEADLINE_S / 5
+        pause(DEADLINE_S / 10)
+    assert waits <= 5  # one for the question that froze; the rest for a machine that is busy
+    frozen.gate.set()
+    asked = len(frozen.heard)
+
+    def again() -> bool:  # a probe finds out
+        assert not remote.retrieve(request).wait(DEADLINE_S).partial
+        return len(frozen.heard) > asked + 20
+
+    until(again)
+
+
+def test_replicas_that_answer_wrongly_are_made_up_for(stack: ExitStack) -> None:
+    shards = cluster(stack, 1, 2)
+    remote = retriever(stack, table(shards))
+
+    def other_step(reply: ShardReply) -> object:
+        return replace(reply, step=reply.step + 1)
+
+    def short(reply: ShardReply) -> object:
+        return replace(reply, answers=replace(reply.answers, ends=reply.answers.ends[:-1]))
+
+    def loops(reply: ShardReply) -> object:
+        return replace(reply, answers=replace(reply.answers, parents=reply.answers.parents + 9))
+
+    def strange(reply: ShardReply) -> object:
+        tokens = np.full_like(reply.answers.tokens, VOCABULARY)
+        return replace(reply, answers=replace(reply.answers, tokens=tokens))
+
+    for number, wrong in enumerate((other_step, short, loops, strange, lambda reply: Done())):
+        shards[0][0].change = wrong
+        for step in range(2):
+            request = asking(10 * number + step, *NAMES)
+            check(request, remote.retrieve(request).wait(5))
+
+
+def test_a_version_that_a_replica_does_not_hold_is_asked_of_another(stack: ExitStack) -> None:
+    shards = cluster(stack, 1, 2)
+    shards[0][1].version = 2
+    remote = retriever(stack, table(shards))
+    for step in range(6):
+        request = asking(step, *NAMES)
+        check(request, remote.retrieve(request).wait(5))
+
+
+# --- without one, answers are partial, and soon cost nothing --------------------------------
+
+
+def test_a_dead_slot_makes_answers_partial_not_late(stack: ExitStack) -> None:
+    shards = cluster(stack, 2, 1)
+    remote = retriever(stack, table(shards), breaker_probe_s=60)
+    request = asking(0, *NAMES)
+    check(request, remote.retrieve(request).wait(5))
+    shards[0][0].stop()
+    reply = remote.retrieve(request).wait(5)
+    assert reply.partial and any(len(found) for found in reply.found)
+    started = time.monotonic()
+    for step in range(50):
+        assert remote.retrieve(asking(step, "one")).wait(5).partial
+    assert time.monotonic() - started < 1
+    new = FakeShard(stack, TEXTS, shards[0][0].holdings)
+    remote.set_table(table([[new], shards[1]]))
+    check(request, remote.retrieve(request).wait(5))
+
+
+def test_a_slot_that_nobody_holds_makes_answers_partial(stack: ExitStack) -> None:
+    (shard,) = cluster(stack, 2, 1)[1]
+    slots = (Slot(deal(2, *NAMES)[0]), Slot(shard.holdings, (shard.address,), 1))
+    remote = retriever(stack, ShardTable(1, slots))
+    assert remote.retrieve(asking(1, "one")).wait(5).partial
+    assert not remote.retrieve(asking(1)).wait(5).partial
+
+
+def wait(pending: Retrieving, timeout_s: float) -> RetrieveReply | None:
+    """The reply, or None if there is none yet."""
+    try:
+        return pending.wait(timeout_s)
+    except StageTimeout as error:
+        assert error.counted
+        return None
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_silence_costs_three_deadlines_then_nothing(stack: ExitStack, slots: int) -> None:
+    shards = cluster(stack, slots, 1)
+    remote = retriever(stack, table(shards), breaker_probe_s=1)
+    shards[0][0].gate.clear()
+    times = []
+    for step in range(10):
+        started = time.monotonic()
+        reply = wait(remote.retrieve(asking(step, *NAMES)), DEADLINE_S)
+        assert reply is None or reply.partial
+        assert (reply is None) == (slots == 1 and len(times) < 3)
+        times.append(time.monotonic() - started)
+    assert all(DEADLINE_S <= each for each in times[:3])
+    assert all(each < DEADLINE_S for each in times[3:]), times
+    shards[0][0].gate.set()
+
+    def whole() -> bool:
+        reply = wait(remote.retrieve(asking(1, *NAMES)), DEADLINE_S)
+        return reply is not None and not reply.partial
+
+    until(whole)
+
+
+def test_a_frozen_slot_is_left_alone_within_a_second_though_it_is_asked_rarely(
+    stack: ExitStack,
+) -> None:
+    now = [100.0]
+    shards = cluster(stack, 1, 1)
+    remote = retriever(stack, table(shards), lambda: now[0], retrieve_deadline_s=0.6)
+    shards[0][0].gate.clear()
+    assert wait(remote.retrieve(asking(1, "one")), 0) is None
+    now[0] += 1.01
+    reply = wait(remote.retrieve(asking(2, "one")), 0)
+    assert reply is not None and reply.partial  # nobody was asked
+    now[0] += SPECULATION.breaker_probe_s
+    shards[0][0].gate.set()
+
+    def whole() -> bool:
+        return not remote.retrieve(asking(3, "one")).wait(5).partial
+
+    until(whole)
+    assert len(shards[0][0].heard) in (2, 3)  # the first, one probe, and what came after it
+
+
+def test_what_is_late_may_be_waited_for_again(stack: ExitStack) -> None:
+    shards = cluster(stack, 1, 1)
+    remote = retriever(stack, table(shards))
+    shards[0][0].gate.clear()
+    request = asking(1, "one")
+    pending = remote.retrieve(request)
+    assert wait(pending, 0.02) is None
+    shards[0][0].gate.set()
+    check(request, pending.wait(5))
+
+
+# --- tenants ------------------------------------------------------------------------------
+
+
+def test_a_tenant_that_a_replica_fails_keeps_nobody_else_from_it(stack: ExitStack) -> None:
+    """A shard that fails whenever 'two' is read: readers of 'one' go on, 'two' is left out."""
+    shards = cluster(stack, 1, 1)
+    shard = shards[0][0]
+
+    def fails_two(reply: ShardReply) -> object:
+        reads_two = any("two" in query.corpora for query in shard.heard[-1])
+        return replace(reply, step=-1) if reads_two else reply
+
+    shard.change = fails_two
+    remote = retriever(stack, table(shards), breaker_probe_s=60)
+    for step in range(3):
+        assert remote.retrieve(asking(step, "two")).wait(5).partial
+    assert not remote.retrieve(asking(4, "one")).wait(5).partial
+    both = together(asking(5, "one"), asking(5, "two"), asking(5, *NAMES))
+    for _ in range(3):  # who reads both has a breaker of its own
+        reply = remote.retrieve(both).wait(5)
+        assert reply.partial
+    reply = remote.retrieve(both).wait(5)
+    assert {query.corpora for query in shard.heard[-1]} == {("one",)}
+    check(asking(5, "one"), RetrieveReply(5, reply.found[:6]))
+
+
+def test_tenants_with_different_breakers_are_answered_by_different_replicas(
+    stack: ExitStack,
+) -> None:
+    shards = cluster(stack, 1, 2)
+    first, second = shards[0]
+
+    def fails_two(reply: ShardReply) -> object:
+        reads_two = any("two" in query.corpora for query in first.heard[-1])
+        return replace(reply, step=-1) if reads_two else reply
+
+    first.change = fails_two
+    remote = retriever(stack, table(shards), breaker_probe_s=60)
+    for step in range(8):
+        check(asking(step, "two"), remote.retrieve(asking(step, "two")).wait(5))
+    asked = len(first.heard)
+    for step in range(8):
+        request = together(asking(step, "one"), asking(step, "two"))
+        check(request, remote.retrieve(request).wait(5))
+    later = first.heard[asked:]
+    assert len(later) == 4 and {q.corpora for queries in later for q in queries} == {("one",)}
+    assert sum(len(queries) for queries in second.heard[-12:]) == 4 * 6 + 4 * 12
+
+
+# --- moves --------------------------------------------------------------------------------
+
+
+def test_a_new_table_keeps_connections_and_breakers(stack: ExitStack) -> None:
+    shards = cluster(stack, 2, 1)
+    remote = retriever(stack, table(shards), breaker_probe_s=60)
+    shards[0][0].change = lambda reply: Done()
+    for step in range(3):
+        remote.retrieve(asking(step, "one")).wait(5)
+    asked = len(shards[0][0].heard)
+    remote.set_table(table(shards, version=1))
+    assert remote.retrieve(asking(4, "one")).wait(5).partial
+    assert len(shards[0][0].heard) == asked == 3
+
+
+def test_a_pending_answer_survives_a_new_table(stack: ExitStack) -> None:
+    shards = cluster(stack, 1, 2)
+    remote = retriever(stack, table(shards))
+    request = asking(1, *NAMES)
+    pending = remote.retrieve(request)
+    remote.set_table(ShardTable(2, (Slot(shards[0][1].holdings, (shards[0][1].address,), 1),)))
+    check(request, pending.wait(5))

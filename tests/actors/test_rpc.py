@@ -18,8 +18,9 @@ import zmq
 
 from actors import rpc
 from actors.rpc import Client, Server, take_in
+from actors.wire import Reset
 from rasd.errors import KVExhausted, StageTimeout, StageUnavailable, WireError
-from rasd.stages import DraftReply, DraftRequest, Features, RetrieveRequest
+from rasd.stages import DraftReply, DraftRequest, Features
 from tests.actors.threads import HOST, SECRET, served
 
 
@@ -114,7 +115,7 @@ def test_a_fatal_error_is_replied_and_ends_the_server() -> None:
 def test_an_unexpected_message_is_refused() -> None:
     with serving() as server, connected(server) as client:
         with pytest.raises(WireError, match="not expected"):
-            client.call(RetrieveRequest(1, []), DraftReply).wait(5)
+            client.call(Reset(), DraftReply).wait(5)
         assert server.refused == 1
 
 
