@@ -4,119 +4,27 @@ from __future__ import annotations
 
 import base64
 import binascii
-import heapq
 import threading
+import time
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from rasd.datastore import DocumentInfo, Page
+from rasd.datastore import DocumentInfo, Page, StoredDocument
 from rasd.errors import InvalidRequest, NotFound, SegmentError
-from rasd.retrieval.store.contents import open_source
-from rasd.retrieval.store.corpora import CorpusSpec, partition_path
-from rasd.retrieval.store.dead import read_dead
-from rasd.retrieval.store.documents import DocumentsFile
-from rasd.retrieval.store.follow import Files
-from rasd.retrieval.store.followers import CorpusFollower, Identity, PartitionFollower, View
-from rasd.retrieval.store.layout import Int64s
-from rasd.retrieval.store.manifest import PartitionManifest, SourceEntry, dead_path, docs_path
-from rasd.retrieval.store.names import names, ordinals, united
+from rasd.retrieval.store.corpora import CorpusSpec
+from rasd.retrieval.store.followers import CorpusFollower, Identity
+from rasd.retrieval.store.living import DocumentsFollower, DocumentsView, LiveSource
 from rasd.retrieval.store.records import DIGEST_BYTES, Document, id_digest, partition_of
 
+MAX_OPEN: Final = 16
+IDLE_S: Final = 30.0
+
 _CHECK_BYTES: Final = 2
-_CHUNK: Final = 256
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Documents, and the ordinals int64[K] of those that are dead, sorted."""
-
-    file: DocumentsFile
-    dead: Int64s
-
-    def living(self, found: Int64s) -> Int64s:
-        """Those of some ordinals int64[n] that live, in the same order."""
-        return found[np.isin(found, self.dead, invert=True)]
-
-    def behind(self, digest: bytes) -> Iterator[tuple[bytes, int]]:
-        """Digest and ordinal of living documents behind a digest, in order of digests."""
-        while len(found := self.file.after(digest, _CHUNK)):
-            for ordinal in self.living(found).tolist():
-                yield self.file.digest(ordinal), ordinal
-            digest = self.file.digest(int(found[-1]))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Documents(View):
-    """The documents of a partition."""
-
-    sources: tuple[_Source, ...] = ()
-
-    def find(self, digest: bytes) -> tuple[_Source, int] | None:
-        """The living document of an id."""
-        for source in self.sources:
-            ordinal = source.file.find(digest)
-            if ordinal is not None and len(source.living(np.array([ordinal]))):
-                return source, ordinal
-        return None
-
-    def behind(self, digest: bytes) -> Iterator[tuple[bytes, int, int]]:
-        """Digest, source and ordinal of living documents behind a digest, in order of digests."""
-
-        def of(number: int) -> Iterator[tuple[bytes, int, int]]:
-            return ((key, number, row) for key, row in self.sources[number].behind(digest))
-
-        return heapq.merge(*map(of, range(len(self.sources))))
-
-
-class _Follower(PartitionFollower[_Documents]):
-    """Follows the documents of a partition."""
-
-    def __init__(self, root: Path, spec: CorpusSpec, partition: int) -> None:
-        path = partition_path(root, spec.name, partition)
-        super().__init__(path, _Documents())
-        self._files: Files[DocumentsFile] = Files(path)
-        self._dead: Files[Int64s] = Files(path)
-
-    def _build(self, manifest: PartitionManifest) -> _Documents:
-        self._files.begin()
-        self._dead.begin()
-        opened = {entry: self._open(entry) for entry in manifest.sources}
-        logs = [file for entry in manifest.logs if (file := opened[entry]) is not None]
-        deleted = united([names(file.deletes) for file in logs])
-        sources = []
-        for entry, file in opened.items():
-            dead = self._dead_file(entry)
-            if file is not None and dead is not None:
-                dead = np.union1d(dead, ordinals(deleted, entry.number, file.count))
-                sources.append(_Source(file, dead))
-        self._files.end()
-        self._dead.end()
-        refused = {**self._files.refused, **self._dead.refused}
-        return _Documents(
-            manifest.version,
-            {self._name(file): error for file, error in refused.items()},
-            tuple(sources),
-        )
-
-    def _open(self, entry: SourceEntry) -> DocumentsFile | None:
-        file = docs_path(self._path, entry.number)
-        return self._files.get(
-            entry, file, entry.docs_checksum, lambda: open_source(self._path, entry)
-        )
-
-    def _dead_file(self, entry: SourceEntry) -> Int64s | None:
-        if not entry.dead:
-            return np.zeros(0, np.int64)
-        file = dead_path(self._path, entry.number, entry.dead)
-        return self._dead.get(
-            entry, file, entry.dead_checksum, lambda: read_dead(self._path, entry)
-        )
 
 
 class Browser:
@@ -136,12 +44,14 @@ class Browser:
         self._where = f"no corpus {name!r} in {root}"
         self._lock = threading.Lock()
 
-        def open_(spec: CorpusSpec, identity: Identity) -> list[_Follower]:
-            return [_Follower(root, spec, partition) for partition in range(spec.partitions)]
+        def open_(spec: CorpusSpec, identity: Identity) -> list[DocumentsFollower]:
+            return [
+                DocumentsFollower(root, spec, partition) for partition in range(spec.partitions)
+            ]
 
         self._corpus = CorpusFollower(root, name, open_)
 
-    def get(self, id_: str) -> Document:
+    def get(self, id_: str) -> StoredDocument:
         """The document of an id.
 
         Raises:
@@ -153,7 +63,7 @@ class Browser:
         view = views[partition_of(digest, len(views))]
         found = view.find(digest)
         if found is not None:
-            return found[0].file.read(found[1])
+            return _stored(found[0].file.read(found[1]))
         if view.refused:
             raise next(iter(view.refused.values())).with_traceback(None)
         raise NotFound(f"corpus {self._name!r} has no document {id_!r}", param="id")
@@ -176,7 +86,7 @@ class Browser:
         digest = b"" if after is None else self._parse(after)
         views = self._views()
         first = partition_of(digest, len(views)) if digest else 0
-        rows: list[tuple[bytes, _Source, int]] = []
+        rows: list[tuple[bytes, LiveSource, int]] = []
         for view in views[first:]:
             found = islice(view.behind(digest), limit + 1 - len(rows))
             rows += [(key, view.sources[number], ordinal) for key, number, ordinal in found]
@@ -204,7 +114,7 @@ class Browser:
                 found.append(None)
         return found
 
-    def documents(self) -> Iterator[Document]:
+    def documents(self) -> Iterator[StoredDocument]:
         """All documents, in an order that is quick to read, each partition as it is now.
 
         Raises:
@@ -213,7 +123,7 @@ class Browser:
         """
         return _read_all(self._views())
 
-    def _views(self) -> list[_Documents]:
+    def _views(self) -> list[DocumentsView]:
         with self._lock:
             self._corpus.refresh()
             if self._corpus.refused is not None:
@@ -241,7 +151,44 @@ class Browser:
         return zlib.crc32(digest + self._name.encode()).to_bytes(4, "little")[:_CHECK_BYTES]
 
 
-def _read_all(views: list[_Documents]) -> Iterator[Document]:
+class Browsers:
+    """Browsers of the corpora of a root, kept while they are used. For several threads.
+
+    An open one keeps files from being freed that were removed meanwhile, so `tidy` is to be
+    called now and then.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._lock = threading.Lock()
+        self._open: dict[str, tuple[Browser, float]] = {}
+
+    def of(self, name: str) -> Browser:
+        """That of a corpus, which need not be there.
+
+        Raises:
+            InvalidRequest: the name is none.
+        """
+        with self._lock:
+            known = self._open.pop(name, None)
+            browser = Browser(self._root, name) if known is None else known[0]
+            if len(self._open) >= MAX_OPEN:
+                del self._open[next(iter(self._open))]
+            self._open[name] = browser, time.monotonic()
+            return browser
+
+    def tidy(self) -> None:
+        """Closes those that nobody asked for in the last `IDLE_S` seconds."""
+        before = time.monotonic() - IDLE_S
+        with self._lock:
+            self._open = {name: each for name, each in self._open.items() if each[1] >= before}
+
+
+def _stored(document: Document) -> StoredDocument:
+    return StoredDocument(document.id, document.tokens.tolist(), document.text, document.metadata)
+
+
+def _read_all(views: list[DocumentsView]) -> Iterator[StoredDocument]:
     errors = [error for view in views for error in view.refused.values()]
     for source in (source for view in views for source in view.sources):
         for ordinal in source.living(np.arange(source.file.count)).tolist():
@@ -250,6 +197,6 @@ def _read_all(views: list[_Documents]) -> Iterator[Document]:
             except SegmentError as error:
                 errors.append(error)
             else:
-                yield document
+                yield _stored(document)
     if errors:
         raise errors[0].with_traceback(None)

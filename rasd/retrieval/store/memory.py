@@ -18,6 +18,7 @@ from rasd.retrieval.live import Live
 from rasd.retrieval.search import Part
 from rasd.retrieval.segment import UInt32s, build_segment
 from rasd.retrieval.store.layout import Int64s, UInt8s
+from rasd.retrieval.store.names import among
 from rasd.tree import Bools
 
 SMALL: Final = 2**13
@@ -104,25 +105,17 @@ class Memory:
         groups: list[Group] = []
         pool: list[LogDocument] = []
         for group in self.groups:
-            gone = _among(group.names, buried)
-            stays = _among(group.names >> 32, kept)
+            gone = among(group.names, buried)
+            stays = among(group.names >> 32, kept)
             if stays.all() and 2 * np.count_nonzero(gone) < len(gone):
                 groups.append(_without(group, gone))
             else:
                 pool.extend(_documents(group, stays & ~gone))
         new = list(added)
-        alive = ~_among(np.array([document.name for document in new], np.int64), buried)
+        alive = ~among(np.array([document.name for document in new], np.int64), buried)
         pool.extend(compress(new, alive))
         groups.sort(key=_size, reverse=True)
         return Memory(tuple(_combined(groups, pool, vocabulary)))
-
-
-def _among(values: Int64s, known: Int64s) -> Bools:
-    """Which of the values are in a sorted array."""
-    if len(known) == 0:
-        return np.zeros(len(values), np.bool_)
-    at = np.minimum(np.searchsorted(known, values), len(known) - 1)
-    return np.asarray(known[at] == values)
 
 
 def _size(group: Group) -> int:

@@ -1,10 +1,11 @@
-"""A document of a partition as one number: its source in the upper half, its ordinal below."""
+"""A document of a partition as one number, source above ordinal; and sorted arrays of those."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from rasd.retrieval.store.layout import Int64s
+from rasd.tree import Bools
 
 
 def name(source: int, ordinal: int) -> int:
@@ -26,3 +27,11 @@ def ordinals(known: Int64s, source: int, count: int) -> Int64s:
     """The ordinals below ``count`` of a source's documents among sorted names."""
     first, last = np.searchsorted(known, [name(source, 0), name(source, count)])
     return known[first:last] - name(source, 0)
+
+
+def among(values: Int64s, known: Int64s) -> Bools:
+    """bool[n]: which values int64[n] are in a sorted array."""
+    if len(known) == 0:
+        return np.zeros(len(values), np.bool_)
+    at = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    return np.asarray(known[at] == values)
