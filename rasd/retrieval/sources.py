@@ -1,94 +1,142 @@
-"""Where the documents of a corpus come from when it is first made."""
+"""Where documents come from: files and folders of text, JSONL, the standard library."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, BinaryIO, Final
 
 import msgspec
 
 from rasd.config import STDLIB_CORPUS
+from rasd.datastore import NewDocument
 from rasd.errors import ConfigError
-from rasd.retrieval.segment import IntArray
 
-Tokens = Sequence[int] | IntArray
+Reject = Callable[[str, str], None]
+"""Takes the place of what is no document, and why."""
 
-_logger = logging.getLogger(__name__)
+_JSON_SPACE: Final = 2**20
+"""Room for id, metadata and spelling in a line of JSON, beside a text escaped to six times."""
 
 
-def documents_of(source: str, tokenize: Callable[[str], Tokens]) -> Iterator[tuple[str, Tokens]]:
-    """Pairs of id and token ids, read as they are asked for.
+def documents_of(source: str, *, max_bytes: int, reject: Reject) -> Iterator[NewDocument]:
+    """Documents as they are read; memory holds one at a time. Their content is not checked.
+
+    What cannot be read as a document goes to ``reject``, and reading goes on.
 
     Args:
         source: ``stdlib``, the text of Python's standard library without what is held out for
-            measuring; a ``.jsonl`` file of objects with ``id`` and ``text``; a folder, whose
-            files are documents named by their path; or one file of text. All are UTF-8. In a
-            folder, hidden files are passed over, and those that are no text logged.
+            measuring; a ``.jsonl`` file, see `json_lines`; a folder, whose files are documents
+            named by their path, hidden ones passed over; or one file of text. All are UTF-8.
+        max_bytes: what a text may have; longer files and lines are not read.
 
     Raises:
-        ConfigError: the source is not there or not readable; file and line are named.
+        ConfigError: the source is not there, or not readable at all.
     """
-    for id_, text in _texts(source):
-        yield id_, tokenize(text)
-
-
-def _texts(source: str) -> Iterator[tuple[str, str]]:
     if source == STDLIB_CORPUS:
         return _stdlib()
     path = Path(source).expanduser()
     if path.is_dir():
-        return _folder(path)
+        return _files(path, _visible(path), max_bytes, reject)
     if not path.is_file():
         raise ConfigError(
             f"source must be {STDLIB_CORPUS!r}, a JSONL file, or a folder or file of text; "
             f"got {source!r}"
         )
-    return _json_lines(path) if path.suffix == ".jsonl" else iter([(path.name, _read(path))])
+    if path.suffix == ".jsonl":
+        return _json_file(path, max_bytes, reject)
+    return _files(path.parent, [path], max_bytes, reject)
 
 
-def _stdlib() -> Iterator[tuple[str, str]]:
-    from rasd.train import text  # only here: serving other corpora needs nothing of training
+def json_lines(
+    file: BinaryIO, *, name: str, max_bytes: int, reject: Reject
+) -> Iterator[NewDocument]:
+    """Documents of JSON objects, one per line; closes the file at its end.
 
-    return ((document.id, document.text) for document in text.documents(held_out=False))
+    An object has ``id``, a text or a number; ``text`` or ``tokens``; perhaps ``metadata``; other
+    fields are passed over, and so are blank lines. Places are ``name, line 7``.
+
+    Raises:
+        ConfigError: reading fails.
+    """
+    for number, line in enumerate(_lines(file, name, 6 * max_bytes + _JSON_SPACE), start=1):
+        place = f"{name}, line {number}"
+        if line is None:
+            reject(place, f"a line must be at most {6 * max_bytes + _JSON_SPACE} bytes; got more")
+        elif not line.isspace():
+            try:
+                yield parse_line(line)
+            except ValueError as error:
+                reject(place, str(error))
 
 
-def _folder(folder: Path) -> Iterator[tuple[str, str]]:
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        if any(part.startswith(".") for part in name.parts) or not path.is_file():
-            continue
-        try:
-            yield name.as_posix(), _read(path)
-        except ConfigError as error:
-            _logger.warning("document left out: %s", error)
-
-
-def _read(path: Path) -> str:
+def _json_file(path: Path, max_bytes: int, reject: Reject) -> Iterator[NewDocument]:
     try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        file = path.open("rb")
+    except OSError as error:
         raise ConfigError(f"{path}: {error}") from error
+    yield from json_lines(file, name=str(path), max_bytes=max_bytes, reject=reject)
+
+
+def _lines(file: BinaryIO, name: str, limit: int) -> Iterator[bytes | None]:
+    """The lines of a file; None for those over the limit, which are never in memory whole."""
+    try:
+        with file:
+            while line := file.readline(limit + 1):
+                yield line if len(line) <= limit else None
+                while len(line) > limit and not line.endswith(b"\n"):
+                    line = file.readline(limit + 1)
+    except OSError as error:
+        raise ConfigError(f"{name}: {error}") from error
 
 
 class _Line(msgspec.Struct):
     id: str | int
-    text: str
+    text: str | None = None
+    tokens: list[int] | None = None
+    metadata: dict[str, Any] = {}
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, str]]:
+_LINES: Final = msgspec.json.Decoder(_Line)
+
+
+def parse_line(line: bytes | str) -> NewDocument:
+    """One line of `json_lines`.
+
+    Raises:
+        ValueError: it is none; the message says why.
+    """
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    document = _parse(path, number, line)
-                    yield str(document.id), document.text
-    except OSError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        found = _LINES.decode(line)
+    except RecursionError as error:
+        raise ValueError("JSON is nested too deep") from error
+    return NewDocument(str(found.id), found.text, found.tokens, found.metadata)
 
 
-def _parse(path: Path, number: int, line: bytes) -> _Line:
-    try:
-        return msgspec.json.decode(line, type=_Line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}, line {number}: {error}") from error
+def _stdlib() -> Iterator[NewDocument]:
+    from rasd.train import text  # only here: serving other corpora needs nothing of training
+
+    for document in text.documents(held_out=False):
+        yield NewDocument(document.id, document.text)
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        names = path.relative_to(folder).parts
+        if path.is_file() and not any(name.startswith(".") for name in names):
+            yield path
+
+
+def _files(
+    folder: Path, paths: Iterable[Path], max_bytes: int, reject: Reject
+) -> Iterator[NewDocument]:
+    for path in paths:
+        try:
+            size = path.stat().st_size
+            if size > max_bytes:
+                raise ValueError(f"text must be at most {max_bytes} bytes of UTF-8; got {size}")
+            text = path.read_text("utf-8")
+        except (OSError, ValueError) as error:
+            reject(str(path), str(error))
+        else:
+            yield NewDocument(path.relative_to(folder).as_posix(), text)

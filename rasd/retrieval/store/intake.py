@@ -15,7 +15,7 @@ import numpy as np
 
 from rasd.datastore import NewDocument, Written
 from rasd.retrieval.store.records import Document
-from rasd.text import encode_documents
+from rasd.text import encode_documents, tokenizer_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -32,12 +32,18 @@ _MIN_INT, _MAX_INT = -(2**63), 2**64 - 1
 
 
 class Intake:
-    """What a corpus of one tokenizer accepts. Safe to use from several threads."""
+    """What a corpus of one tokenizer accepts. Safe to use from several threads.
+
+    Attributes:
+        vocabulary, tokenizer_hash: of the tokenizer, as a corpus is bound to them.
+        max_document_bytes: what a text may have; tokens take 4 each.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, *, max_document_bytes: int) -> None:
         self.vocabulary = len(tokenizer)
+        self.tokenizer_hash = tokenizer_hash(tokenizer)
+        self.max_document_bytes = max_document_bytes
         self._tokenizer = tokenizer
-        self._max_bytes = max_document_bytes
 
     def check(self, documents: Sequence[NewDocument]) -> list[Written | None]:
         """Per document None, or its rejection. Cheap: nothing is tokenised.
@@ -78,13 +84,14 @@ class Intake:
             both = "neither" if document.text is None else "both"
             return f"a document has either text or tokens; got {both}"
         if document.text is not None:
-            return text_fault(document.text, self._max_bytes)
-        return tokens_fault(document.tokens, self._max_bytes // 4, self.vocabulary)
+            return text_fault(document.text, self.max_document_bytes)
+        return tokens_fault(document.tokens, self.max_document_bytes // 4, self.vocabulary)
 
 
 def weight(document: NewDocument) -> int:
-    """Bytes of a document that passed, about: of its text, or 4 per token."""
-    return len(document.text) if document.text is not None else 4 * len(document.tokens or ())
+    """Bytes of a document, about: of its text, or 4 per token. It need not be a good one."""
+    text = len(document.text) if isinstance(document.text, str) else 0
+    return text + (4 * len(document.tokens) if isinstance(document.tokens, list) else 0)
 
 
 def rejected(id_: object, reason: str) -> Written:
