@@ -1,35 +1,35 @@
-"""The ``rasd`` command. Talks to a running service over HTTP only; trains offline."""
+"""The top of the ``rasd`` command, and what stands alone."""
 
 from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from rasd import __version__
+from rasd.cli.console import LOCAL, Commands, Key, Url, fail
+from rasd.cli.datastore import app as datastore_app
 from rasd.config import ApiKey, parse_config
-from rasd.errors import ConfigError, RasdError
+from rasd.errors import ConfigError
 from rasd.train.cli import app as train_app
 
 app = typer.Typer(
+    cls=Commands,
     help=(
         "RASD serves a large language model faster without changing what it says.\n\n"
         "Start the service with `serve run deploy/config.yaml`, then talk to it with any OpenAI "
-        "client, or try `rasd complete`."
+        "client, or try `rasd complete`. `rasd datastore` fills and watches its corpora."
     ),
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     rich_markup_mode="markdown",
 )
+app.add_typer(datastore_app, name="datastore")
 app.add_typer(train_app, name="train", help="Make a tokenizer, a target or a drafter.")
-
-Url = Annotated[str, typer.Option(envvar="RASD_URL", help="Where the service listens.")]
-Key = Annotated[str, typer.Option(envvar="RASD_API_KEY", help="API key, where one is needed.")]
-LOCAL = "http://127.0.0.1:8000"
 
 
 @app.command()
@@ -79,9 +79,9 @@ def check(
             typer.echo(f"# {application['name']}")
             typer.echo(yaml.safe_dump(settings.model_dump(), sort_keys=False))
     except (OSError, yaml.YAMLError, ConfigError) as error:
-        _fail(f"{path}: {error}")
+        fail(f"{path}: {error}")
     except (KeyError, TypeError) as error:
-        _fail(f"{path} is no Serve config: it lacks a list `applications` of named ones: {error!r}")
+        fail(f"{path} is no Serve config: it lacks a list `applications` of named ones: {error!r}")
 
 
 @app.command()
@@ -108,9 +108,9 @@ def _call(url: str, key: str, route: str, body: dict[str, Any]) -> dict[str, Any
             models = client.get("/v1/models").raise_for_status().json()
             answer = client.post(f"/v1/{route}", json={"model": models["data"][0]["id"], **body})
     except httpx.HTTPError as error:
-        _fail(f"{url}: {error}")
+        fail(f"{url}: {error}")
     if answer.status_code != 200:
-        _fail(f"{answer.status_code}: {answer.text}")
+        fail(f"{answer.status_code}: {answer.text}")
     found: dict[str, Any] = answer.json()
     return found
 
@@ -127,15 +127,6 @@ def _statistics(found: dict[str, Any]) -> Table:
     return table
 
 
-def _fail(message: str) -> NoReturn:
-    Console(stderr=True).print(message, style="red", markup=False)
-    raise typer.Exit(1)
-
-
 def main() -> None:
-    """Entry point; our own errors end the program without a traceback."""
-    try:
-        app()
-    except RasdError as error:
-        Console(stderr=True).print(str(error), style="red", markup=False)
-        raise SystemExit(1) from error
+    """Entry point."""
+    app()
