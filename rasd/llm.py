@@ -22,6 +22,7 @@ from rasd.engine.engine import Engine
 from rasd.errors import ConfigError, InvalidRequest, NotFound
 from rasd.local import Auto, config_of, load_stages
 from rasd.params import MAX_SEED, SamplingParams
+from rasd.quotes import Key, Quote, Quotes
 from rasd.stages import Logprobs
 from rasd.text import TextStream, encode, encode_chat
 from rasd.tree import Int32s
@@ -39,6 +40,7 @@ class CompletionOutput:
         finish_reason: "stop", "length", or "error" with the reason in ``error``.
         logprobs: per token where asked for, else empty.
         statistics: how speculation went.
+        origins: where the retrieved tokens stand, if ``params.return_origins``.
     """
 
     index: int
@@ -48,6 +50,7 @@ class CompletionOutput:
     logprobs: list[Logprobs]
     statistics: Statistics
     error: str = ""
+    origins: list[Quote] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +70,9 @@ class LLM:
         dtype: of target and drafter; "auto" keeps that of each checkpoint.
         drafter: directory or hub id of an EAGLE head; "auto" takes the shipped model's own, and
             none for other models.
-        corpora: names of corpora in the datastore, or names with the sources to make them from
-            if they are not there; "auto" takes those of the settings for the shipped model, and
-            none for others.
+        corpora: names of corpora in the datastore, or names with the sources to fill them from
+            if that is not done; "auto" takes those of the settings for the shipped model, and
+            none for others. Documents added or deleted elsewhere count from the next call on.
         speculation: how sources are combined; a mode or the whole section.
         tensor_parallel: 1; more ranks need the service.
         settings: everything else.
@@ -79,8 +82,8 @@ class LLM:
 
     Raises:
         ModelError, ConfigError: something cannot be loaded or does not fit, by name.
-        NotFound, SegmentError: a corpus is missing or unusable.
-        Unavailable: another process takes too long to make one.
+        SegmentError: a corpus is unusable.
+        StoreLocked, StorageError: another process takes too long to fill one; or it cannot be.
     """
 
     def __init__(
@@ -178,6 +181,7 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None,
     ) -> list[RequestOutput]:
         each = _per_prompt(params, len(prompts))
+        self._stages.refresh()
         answers: list[list[_Answer]] = []
         running: dict[int, _Answer] = {}
         try:
@@ -185,7 +189,8 @@ class LLM:
                 resolved = self._resolve(asked)
                 answers.append([])
                 for choice in range(asked.n):
-                    answer = _Answer(choice, TextStream(self.tokenizer, asked.stop))
+                    stream = TextStream(self.tokenizer, asked.stop)
+                    answer = _Answer(choice, stream, Quotes(resolved.corpora or ()))
                     sequence = next(self._numbers)
                     self._engine.add(Request(sequence, prompt, resolved, choice))
                     running[sequence] = answer
@@ -197,9 +202,12 @@ class LLM:
             self._engine.replace_target(self._stages.target)
             raise
         return [
-            RequestOutput(text, prompt.tolist(), [answer.result() for answer in group])
+            RequestOutput(text, prompt.tolist(), [self._result(answer) for answer in group])
             for text, prompt, group in zip(texts, prompts, answers, strict=True)
         ]
+
+    def _result(self, answer: _Answer) -> CompletionOutput:
+        return answer.result(self._stages.ids_of(answer.quotes.digests))
 
     def _take(self, outputs: list[Output], running: dict[int, _Answer]) -> None:
         for output in outputs:
@@ -229,6 +237,7 @@ class _Answer:
 
     index: int
     stream: TextStream
+    quotes: Quotes
     text: list[str] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     logprobs: list[Logprobs] = field(default_factory=list)
@@ -242,14 +251,15 @@ class _Answer:
         delta = self.stream.push(shown, final=output.finish is not None)
         kept = delta.tokens if delta.stopped else len(output.tokens)
         self.text.append(delta.text)
+        self.quotes.add(output.origin, kept)
         self.tokens += output.tokens[:kept]
         self.logprobs += output.logprobs[:kept]
         self.statistics = output.statistics
         self.finish = "stop" if delta.stopped else output.finish
         self.error = output.error
 
-    def result(self) -> CompletionOutput:
-        """What the caller gets."""
+    def result(self, ids: Mapping[Key, str | None]) -> CompletionOutput:
+        """What the caller gets; ``ids`` are of documents it quotes."""
         return CompletionOutput(
             self.index,
             "".join(self.text),
@@ -258,6 +268,7 @@ class _Answer:
             self.logprobs,
             self.statistics,
             self.error,
+            self.quotes.named(ids),
         )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
 from rasd.config import (
     EMBEDDED,
@@ -24,21 +25,22 @@ from rasd.config import (
 )
 from rasd.draft import LoadedDrafter, drafter_class
 from rasd.draft.weights import SharedWeights
-from rasd.errors import TokenizerMismatch
-from rasd.retrieval import (
-    LocalRetriever,
-    PromptRetriever,
-    ShardStore,
-    documents_of,
-    ensure_corpus,
-    has_corpus,
-)
+from rasd.errors import RasdError, TokenizerMismatch
+from rasd.quotes import Key
+from rasd.retrieval import LocalRetriever, PromptRetriever, ShardStore
+from rasd.retrieval.store.browse import Browser
+from rasd.retrieval.store.corpora import read_spec
+from rasd.retrieval.store.intake import Intake
+from rasd.retrieval.store.prepare import check_fits, is_filled
+from rasd.retrieval.store.seed import ensure_seeded
 from rasd.stages import Drafter, Retriever, Target
 from rasd.target import LoadedModel, LocalTarget, load_model
-from rasd.text import encode_document, load_tokenizer, tokenizer_hash
+from rasd.text import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
 
 Auto = Literal["auto"]
 
@@ -51,9 +53,27 @@ class LocalStages:
     target: Target
     drafter: Drafter | None
     prompt: Retriever
-    corpus: Retriever | None
+    corpus: LocalRetriever | None
     corpora: tuple[str, ...]
     eos: frozenset[int]
+    browsers: dict[str, Browser] = field(default_factory=dict)
+
+    def ids_of(self, digests: Mapping[str, Sequence[bytes]]) -> dict[Key, str | None]:
+        """Ids of documents by corpus and digest, as far as they can be read."""
+        ids: dict[Key, str | None] = {}
+        for corpus, asked in digests.items():
+            try:
+                found = self.browsers[corpus].resolve(asked)
+            except (RasdError, OSError) as error:
+                logger.warning("documents of corpus %s are not named: %s", corpus, error)
+            else:
+                ids |= {(corpus, digest): id_ for digest, id_ in zip(asked, found, strict=True)}
+        return ids
+
+    def refresh(self) -> None:
+        """From now on finds what was written to the corpora before."""
+        if self.corpus is not None:
+            self.corpus.refresh()
 
     def close(self) -> None:
         """Frees them all."""
@@ -103,13 +123,13 @@ def config_of(
 
 
 def load_stages(config: AppConfig) -> LocalStages:
-    """Loads everything; corpora that do not exist are made first, or waited for if another
-    process is making them.
+    """Loads everything; corpora that are not filled yet are filled first, or waited for if
+    another process is filling them.
 
     Raises:
         ModelError, ConfigError: something cannot be loaded or does not fit, by name.
         SegmentError: a corpus is unusable.
-        Unavailable: another process takes too long to make one.
+        StoreLocked, StorageError: another process takes too long to fill one; or it cannot be.
     """
     target, store = config.target, config.datastore
     tokenizer = load_tokenizer(target.model, target.revision)
@@ -124,6 +144,7 @@ def load_stages(config: AppConfig) -> LocalStages:
         _open_corpora(tokenizer, store, config.retrieval) if store and names else None,
         names,
         eos_of(loaded.model),
+        {name: Browser(Path(store.root).expanduser(), name) for name in names} if store else {},
     )
 
 
@@ -139,27 +160,38 @@ def _load_drafter(
 
 def _open_corpora(
     tokenizer: PreTrainedTokenizerFast, store: DatastoreConfig, retrieval: RetrievalConfig
-) -> Retriever:
+) -> LocalRetriever:
     root = Path(store.root).expanduser()
-    made_with: dict[str, Any] = {
-        "vocabulary": len(tokenizer),
-        "tokenizer_hash": tokenizer_hash(tokenizer),
-    }
+    intake = Intake(tokenizer, max_document_bytes=store.store.max_document_bytes)
     for corpus in store.corpora:
-        if has_corpus(root, corpus.name):
-            continue
-        documents = track(
-            documents_of(corpus.source, lambda text: encode_document(tokenizer, text)),
-            description=f"indexing corpus {corpus.name}",
-            console=Console(stderr=True),
-            transient=True,
-        )
-        ensure_corpus(root, corpus.name, documents, partitions=store.partitions, **made_with)
-    holdings = dict.fromkeys(corpus.name for corpus in store.corpora)
-    try:
-        return LocalRetriever(ShardStore(root, holdings, **made_with), retrieval)
-    except TokenizerMismatch as error:
-        raise TokenizerMismatch(f"{error}; remove it from {root} or set datastore.root") from error
+        try:
+            if not is_filled(root, corpus.name):
+                _fill(root, corpus, intake, store)
+            check_fits(read_spec(root, corpus.name), intake)
+        except TokenizerMismatch as error:
+            hint = f"remove it from {root} or set datastore.root"
+            raise TokenizerMismatch(f"{error}; {hint}") from error
+    shard = ShardStore(
+        root,
+        dict.fromkeys(corpus.name for corpus in store.corpora),
+        vocabulary=intake.vocabulary,
+        tokenizer_hash=intake.tokenizer_hash,
+    )
+    return LocalRetriever(shard, retrieval)
+
+
+def _fill(root: Path, corpus: CorpusConfig, intake: Intake, store: DatastoreConfig) -> None:
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), "{task.description}", TimeElapsedColumn())
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as shown:
+        title = f"filling corpus {corpus.name}"
+        task = shown.add_task(title, total=None)
+
+        def show(documents: int, tokens: int) -> None:
+            shown.update(task, description=f"{title}: {documents:,} documents, {tokens:,} tokens")
+
+        ensure_seeded(root, corpus, intake, store, progress=show)
 
 
 def eos_of(model: Any) -> frozenset[int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
 
-from rasd.config import AppConfig, parse_config
+from rasd.config import AppConfig, StoreConfig, parse_config
 from rasd.draft.eagle_head import EagleHead, eagle_config
 from rasd.engine.api import Statistics
-from rasd.retrieval import build_corpus
+from rasd.retrieval.store.corpora import create_corpus
+from rasd.retrieval.store.records import Document, Put
+from rasd.retrieval.store.writer import CorpusWriter
 from rasd.text import tokenizer_hash
 from tests.kv import models
 from tests.tokenizers import byte_tokenizer
@@ -61,14 +65,25 @@ def make_world(place: Path, config: PreTrainedConfig) -> Path:
 
 def keep_answers(place: Path, answers: list[list[int]], name: str = "answers") -> None:
     """A corpus of what the model says, so that retrieval is right."""
-    build_corpus(
-        place / "store",
+    root = place / "store"
+    create_corpus(
+        root,
         name,
-        [(f"d{i}", answer) for i, answer in enumerate(answers)],
         partitions=1,
         vocabulary=len(byte_tokenizer()),
         tokenizer_hash=tokenizer_hash(byte_tokenizer()),
     )
+    with (
+        ThreadPoolExecutor(1) as threads,
+        closing(CorpusWriter(root, name, StoreConfig(), threads.submit)) as writer,
+    ):
+        writer.write(
+            [
+                Put(Document(f"d{i}", np.asarray(answer, np.uint32)))
+                for i, answer in enumerate(answers)
+            ]
+        )
+        writer.flush()
 
 
 def settings_of(world: Path, **sections: Any) -> AppConfig:
