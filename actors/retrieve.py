@@ -14,7 +14,7 @@ from actors.wire import ShardQuery, encode
 from rasd.config import RetrievalConfig, SpeculationConfig
 from rasd.errors import StageTimeout
 from rasd.retrieval import flat
-from rasd.retrieval.merge import merge
+from rasd.retrieval.merge import merge_all
 from rasd.retrieval.merge import warm_up as warm_up_merge
 from rasd.stages import RetrieveReply, RetrieveRequest
 from rasd.tree import Int32s
@@ -180,5 +180,4 @@ class Retrieving:
             found = question.found if question is not None and question.found is not None else []
             for place, each in zip(part.places, found, strict=False):
                 answers[place].append(each)
-        merged = [merge(each, self._nodes) for each in answers]
-        return RetrieveReply(self._request.step, merged, partial)
+        return RetrieveReply(self._request.step, merge_all(answers, self._nodes), partial)

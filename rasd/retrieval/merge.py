@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rasd.params import MAX_NODES
 from rasd.jit import compiled
-from rasd.tree import Int32s
+from rasd.tree import Bools, Int32s
 from rasd.trie import Continuations, Origins
 
+Int64s = NDArray[np.int64]
+
 _MAX_COUNT: Final = 2**31 - 1
-_ORDER: Final = np.arange(MAX_NODES, dtype=np.uint32)
+_EMPTY: Final = np.zeros(0, np.int32)
+_NONE: Final = Continuations.none()
 
 
 def merge(answers: Sequence[Continuations], nodes: int) -> Continuations:
@@ -32,55 +34,84 @@ def merge(answers: Sequence[Continuations], nodes: int) -> Continuations:
     counts as empty: whatever a shard sends, nothing is raised. Where one answer is enough it
     is returned as it is.
     """
-    length, equals = 0, []
+    return merge_all([answers], nodes)[0]
+
+
+def merge_all(answers: Sequence[Sequence[Continuations]], nodes: int) -> list[Continuations]:
+    """`merge` of the answers to each query of a step, in one compiled call."""
+    rows = [_longest(each) for each in answers]
+    sound = iter(_are_tries([answer for _, equals in rows for answer in equals]))
+    merged: list[Continuations] = []
+    groups: list[tuple[int, int, list[Continuations]]] = []
+    for length, equals in rows:
+        kept = [answer for answer in equals if next(sound)]
+        if len(kept) == 1 and len(kept[0]) <= nodes:
+            merged.append(kept[0])
+        else:
+            merged.append(_NONE)
+            if kept:
+                groups.append((len(merged) - 1, length, kept))
+    for row, united in _united(groups, nodes):
+        merged[row] = united
+    return merged
+
+
+def _longest(answers: Sequence[Continuations]) -> tuple[int, list[Continuations]]:
+    """The longest match, and the answers that have it; 0 and none of them without one."""
+    length, equals = 0, list[Continuations]()
     for answer in answers:
         if answer.match_length > length:
             length, equals = answer.match_length, [answer]
-        elif answer.match_length == length:
+        elif answer.match_length == length > 0:
             equals.append(answer)
-    if length == 0:
-        return Continuations.none()
-    sound = [answer for answer in equals if _is_trie(answer)]
-    if not sound:
-        return Continuations.none()
-    if len(sound) == 1 and len(sound[0]) <= nodes:
-        return sound[0]
-    return _united(sound, nodes, length)
+    return length, equals
 
 
 def warm_up() -> None:
     """Compiles, or loads what was compiled before; the first call is then as quick as others."""
-    empty = np.zeros(0, np.int32)
-    _unite(empty, empty, empty, np.zeros(2, np.int64), 1)
+    merge_all([[Continuations(_EMPTY, _EMPTY, _EMPTY, 1, 1)] * 2], 1)
 
 
-def _is_trie(answer: Continuations) -> bool:
-    parents = answer.parents
-    if not answer.tokens.shape == parents.shape == answer.counts.shape == (len(answer),):
-        return False
-    order = _ORDER if len(parents) <= len(_ORDER) else np.arange(len(parents), dtype=np.uint32)
-    return bool(((parents + 1).view(np.uint32) <= order[: len(parents)]).all())
+def _are_tries(answers: list[Continuations]) -> list[bool]:
+    """Whether every node hangs from an earlier one, or from the anchor."""
+    if not answers:
+        return []
+    even = [a.tokens.shape == a.parents.shape == a.counts.shape == (len(a),) for a in answers]
+    parents = [a.parents if ok else _EMPTY for a, ok in zip(answers, even, strict=True)]
+    bounds = np.array([0, *accumulate(map(len, parents))], np.int64)
+    hang = _hang(np.concatenate(parents), bounds).tolist()
+    return [ok and hangs for ok, hangs in zip(even, hang, strict=True)]
 
 
-def _united(answers: list[Continuations], nodes: int, length: int) -> Continuations:
-    bounds = np.array([0, *accumulate(map(len, answers))], np.int64)
-    found = _unite(
-        np.concatenate([answer.tokens for answer in answers]),
-        np.concatenate([answer.parents for answer in answers]),
-        np.concatenate([answer.counts for answer in answers]),
-        bounds,
+def _united(
+    groups: list[tuple[int, int, list[Continuations]]], nodes: int
+) -> Iterator[tuple[int, Continuations]]:
+    """One trie per group of (row, match length, answers), with its row."""
+    parts = [answer for _, _, answers in groups for answer in answers]
+    if not parts:
+        return
+    found, ends = _unite_all(
+        np.concatenate([part.tokens for part in parts]),
+        np.concatenate([part.parents for part in parts]),
+        np.concatenate([part.counts for part in parts]),
+        np.array([0, *accumulate(map(len, parts))], np.int64),
+        np.array([0, *accumulate(len(answers) for _, _, answers in groups)], np.int64),
         nodes,
     )
-    whole = len(answers) == 1 or all(len(answer) < nodes for answer in answers)
-    return Continuations(
-        found[0],
-        found[1],
-        found[2],
-        sum(answer.total for answer in answers),
-        length,
-        whole and all(answer.exact for answer in answers),
-        _origins([answer.origins for answer in answers], found[3]),
-    )
+    for (row, length, answers), (a, b) in zip(groups, pairwise(ends.tolist()), strict=True):
+        whole = len(answers) == 1 or all(len(answer) < nodes for answer in answers)
+        yield (
+            row,
+            Continuations(
+                found[0, a:b],
+                found[1, a:b],
+                found[2, a:b],
+                sum(answer.total for answer in answers),
+                length,
+                whole and all(answer.exact for answer in answers),
+                _origins([answer.origins for answer in answers], found[3, a:b]),
+            ),
+        )
 
 
 def _origins(parts: list[Origins | None], firsts: Int32s) -> Origins | None:
@@ -96,9 +127,41 @@ def _origins(parts: list[Origins | None], firsts: Int32s) -> Origins | None:
 
 
 @compiled
-def _unite(
-    tokens: Int32s, parents: Int32s, counts: Int32s, bounds: NDArray[np.int64], nodes: int
-) -> Int32s:
+def _hang(parents: Int32s, bounds: Int64s) -> Bools:
+    """Of several tries, as in `_unite`: whether each node of one hangs from an earlier one."""
+    whole = np.ones(len(bounds) - 1, np.bool_)
+    for part in range(len(bounds) - 1):
+        for entry in range(bounds[part], bounds[part + 1]):
+            if not -1 <= parents[entry] < entry - bounds[part]:
+                whole[part] = False
+    return whole
+
+
+@compiled
+def _unite_all(
+    tokens: Int32s, parents: Int32s, counts: Int32s, bounds: Int64s, groups: Int64s, nodes: int
+) -> tuple[Int32s, Int64s]:
+    """`_unite` of the tries [groups[i], groups[i + 1]) for each i.
+
+    Returns:
+        int32[4, N]: what it returns for one group after the other; int64[G + 1]: from where to
+        where.
+    """
+    ends = np.zeros(len(groups), np.int64)
+    found = np.empty((4, len(tokens)), np.int32)
+    for group in range(len(groups) - 1):
+        its = bounds[groups[group] : groups[group + 1] + 1]
+        low, high, end = its[0], its[-1], ends[group]
+        best = _unite(tokens[low:high], parents[low:high], counts[low:high], its - low, nodes)
+        for row in range(4):
+            for column in range(best.shape[1]):
+                found[row, end + column] = best[row, column]
+        ends[group + 1] = end + best.shape[1]
+    return found, ends
+
+
+@compiled
+def _unite(tokens: Int32s, parents: Int32s, counts: Int32s, bounds: Int64s, nodes: int) -> Int32s:
     """The best ``nodes`` of several tries; trie i has the entries [bounds[i], bounds[i + 1]).
 
     Returns:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rasd.retrieval.merge import merge
+from rasd.retrieval.merge import merge, merge_all
 from rasd.tree import CORPUS
 from rasd.trie import Continuations, Origins, build_trie, score_continuations
 from tests.retrieval import brute
@@ -125,3 +125,25 @@ def test_edges() -> None:
         np.array([1], np.int32), np.array([-1], np.int32), np.array([2**31 - 1], np.int32), 5, 1
     )
     assert merge([huge, huge], 4).counts.tolist() == [2**31 - 1]
+
+
+@given(
+    steps=st.lists(st.lists(st.tuples(PATHS, st.integers(0, 3)), max_size=4), max_size=5),
+    nodes=NODES,
+)
+def test_a_step_is_merged_as_each_of_its_queries(
+    steps: list[list[tuple[list[list[int]], int]]], nodes: int
+) -> None:
+    """Also where some answers are no tries, and some queries have none."""
+    queries = [
+        [brute.best_first(build_trie(paths, length), nodes) for paths, length in answers]
+        for answers in steps
+    ]
+    for answers in queries[::2]:
+        answers[:1] = [replace(each, parents=each.parents + 1) for each in answers[:1]]
+    together = merge_all(queries, nodes)
+    assert len(together) == len(queries)
+    for answers, merged in zip(queries, together, strict=True):
+        alone = merge(answers, nodes)
+        assert brute.as_lists(merged) == brute.as_lists(alone)
+        assert merged.exact == alone.exact
