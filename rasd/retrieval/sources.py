@@ -17,6 +17,8 @@ Reject = Callable[[str, str], None]
 
 _JSON_SPACE: Final = 2**20
 """Room for id, metadata and spelling in a line of JSON, beside a text escaped to six times."""
+_SKIPPED: Final = 2**16
+"""Bytes of a line that is too long that are in memory at once."""
 
 
 def documents_of(source: str, *, max_bytes: int, reject: Reject) -> Iterator[NewDocument]:
@@ -83,9 +85,12 @@ def _lines(file: BinaryIO, name: str, limit: int) -> Iterator[bytes | None]:
     try:
         with file:
             while line := file.readline(limit + 1):
-                yield line if len(line) <= limit else None
-                while len(line) > limit and not line.endswith(b"\n"):
-                    line = file.readline(limit + 1)
+                if len(line) <= limit:
+                    yield line
+                    continue
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(_SKIPPED)
+                yield None
     except OSError as error:
         raise ConfigError(f"{name}: {error}") from error
 
