@@ -7,7 +7,7 @@ first, so that nobody learns of a corpus that is not for them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -16,11 +16,13 @@ from starlette.responses import Response
 
 from rasd.api.answers import to_json
 from rasd.api.corpora_protocol import (
+    CONTENT,
     PAGING,
     CorpusBody,
     DocumentsBody,
     IdsBody,
     ScaleBody,
+    contents_answer,
     corpora_answer,
     corpus_answer,
     deleted_answer,
@@ -34,7 +36,7 @@ from rasd.api.corpora_protocol import (
 from rasd.api.datastore_metrics import DatastoreMetrics
 from rasd.api.guard import caller_of
 from rasd.api.refusals import body_schema, read_body
-from rasd.datastore import CorpusInfo, Datastore, Written
+from rasd.datastore import CorpusInfo, Datastore, DocumentInfo, StoredDocument, Written
 from rasd.errors import DeadlineExceeded, InvalidRequest, NotFound
 
 T = TypeVar("T")
@@ -43,9 +45,14 @@ GetDatastore = Callable[[], Datastore]
 
 CALL_DEADLINE_S: Final = 120.0
 
+PAGE_TOKENS: Final = 256 * 1024
+"""Tokens of documents, at most or in a single one, on a page with content."""
+
 _PAGED: Final = {"parameters": PAGING}
-_LARGE: Final = 64 * 1024
-"""Tokens from which on a document becomes JSON beside the event loop."""
+_LARGE: Final = 32 * 1024
+"""Tokens from which on documents become JSON beside the event loop."""
+
+_AT_ONCE: Final = 16
 
 
 class CorporaRoutes:
@@ -69,7 +76,7 @@ class CorporaRoutes:
             ("POST", "/v1/corpora", self.create, body_schema("CorpusBody")),
             ("GET", corpus, self.corpus, None),
             ("DELETE", corpus, self.drop, None),
-            ("GET", documents, self.documents, _PAGED),
+            ("GET", documents, self.documents, {"parameters": [*PAGING, CONTENT]}),
             ("POST", documents, self.add, body_schema("DocumentsBody")),
             ("POST", f"{documents}/delete", self.delete_many, body_schema("IdsBody")),
             ("GET", f"{documents}/{{id:path}}", self.document, None),
@@ -117,9 +124,19 @@ class CorporaRoutes:
     async def documents(self, request: Request, name: str) -> Response:
         """List documents, in an order of their own that writes do not change."""
         caller_of(request.scope).check_read(name)
-        paging = parse_paging(request.query_params)
+        paging = parse_paging(request.query_params, content=True)
         page = await _within(self._datastore.page(name, paging.after, paging.limit))
-        return _json(documents_answer(page))
+        if not paging.content:
+            return _json(documents_answer(page))
+        fit = _fitting(page.documents)
+        if fit < len(page.documents):
+            page = await _within(self._datastore.page(name, paging.after, fit))
+        found: list[StoredDocument] = []
+        for start in range(0, len(page.documents), _AT_ONCE):
+            some = page.documents[start : start + _AT_ONCE]
+            answers = await asyncio.gather(*(self._get_if_there(name, one.id) for one in some))
+            found += [one for one in answers if one is not None]
+        return await asyncio.to_thread(_json, contents_answer(found, page.after))
 
     async def add(self, request: Request, name: str) -> Response:
         """Add or replace documents, at most 1000 in one call.
@@ -186,6 +203,12 @@ class CorporaRoutes:
                 return corpus
         raise NotFound(f"there is no corpus {name!r:.100}", param="name")
 
+    async def _get_if_there(self, name: str, id_: str) -> StoredDocument | None:
+        try:
+            return await _within(self._datastore.get(name, id_))
+        except NotFound:
+            return None  # deleted since it was listed
+
     def _written(self, name: str, written: list[Written]) -> Response:
         self._metrics.wrote(name, written)
         return _json(written_answer(written))
@@ -199,6 +222,16 @@ async def _within(call: Awaitable[T]) -> T:
         raise DeadlineExceeded(
             f"the datastore did not answer within {CALL_DEADLINE_S:g} s"
         ) from None
+
+
+def _fitting(documents: Sequence[DocumentInfo]) -> int:
+    """How many of the first fit on a page with content; at least one."""
+    total = 0
+    for count, document in enumerate(documents):
+        total += document.tokens
+        if count and total > PAGE_TOKENS:
+            return count
+    return len(documents)
 
 
 def _check_id(request: Request, id_: str) -> None:

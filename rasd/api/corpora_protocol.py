@@ -121,6 +121,16 @@ PAGING: Final[list[dict[str, Any]]] = [
 ]
 """The query of a listing, for the OpenAPI page."""
 
+CONTENT: Final[dict[str, Any]] = {
+    "name": "content",
+    "in": "query",
+    "description": (
+        "Whether entries hold their text, or tokens where there is none, and metadata. A page of "
+        "large documents is then shorter than its limit."
+    ),
+    "schema": {"type": "boolean", "default": False},
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Paging:
@@ -128,10 +138,11 @@ class Paging:
 
     limit: int
     after: str | None
+    content: bool = False
 
 
-def parse_paging(query: QueryParams) -> Paging:
-    """The ``limit`` and ``after`` of a listing.
+def parse_paging(query: QueryParams, *, content: bool = False) -> Paging:
+    """The ``limit`` and ``after`` of a listing, and ``content`` of one that has it.
 
     Raises:
         InvalidRequest: one is given twice or is out of range.
@@ -139,7 +150,7 @@ def parse_paging(query: QueryParams) -> Paging:
     """
     given: dict[str, str] = {}
     for name, value in query.multi_items():
-        if name not in ("limit", "after"):
+        if name not in ("limit", "after") and not (content and name == "content"):
             raise UnsupportedParameter(f"unknown parameter {name!r:.100}", param=name[:100])
         if name in given:
             raise InvalidRequest(f"{name} is given twice", param=name)
@@ -154,7 +165,10 @@ def parse_paging(query: QueryParams) -> Paging:
     after = given.get("after")
     if after == "" or (after and "\0" in after):
         raise InvalidRequest(f"after must be a last_id; got {show(after)}", param="after")
-    return Paging(int(digits), after)
+    wanted = given.get("content", "false")
+    if wanted not in ("true", "false"):
+        raise InvalidRequest(f"content must be true or false; got {show(wanted)}", param="content")
+    return Paging(int(digits), after, wanted == "true")
 
 
 # --- answers ----------------------------------------------------------------------------------
@@ -177,10 +191,18 @@ def corpora_answer(corpora: list[CorpusInfo], paging: Paging) -> dict[str, Any]:
 def documents_answer(page: Page) -> dict[str, Any]:
     """A page of documents, in the datastore's own order."""
     shown = [
-        {"object": "document", "id": document.id, "tokens": document.tokens}
+        {"object": "document", "id": document.id, "token_count": document.tokens}
         for document in page.documents
     ]
     return _list(shown, page.after)
+
+
+def contents_answer(documents: list[StoredDocument], after: str | None) -> dict[str, Any]:
+    """A page of documents with what they were made of."""
+    shown = [
+        document_answer(one) | ({} if one.text is None else {"tokens": None}) for one in documents
+    ]
+    return _list(shown, after)
 
 
 def document_answer(document: StoredDocument) -> dict[str, Any]:
@@ -191,6 +213,7 @@ def document_answer(document: StoredDocument) -> dict[str, Any]:
         "text": document.text,
         "tokens": document.tokens,
         "metadata": document.metadata,
+        "token_count": len(document.tokens),
     }
 
 

@@ -131,9 +131,9 @@ class Client:
                 raise failure
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
-    def pages(self, path: str) -> Iterator[dict[str, Any]]:
-        """All entries of a listing, a page at a time."""
-        query: dict[str, str | int] = {"limit": _PAGE}
+    def pages(self, path: str, **more: str | int) -> Iterator[dict[str, Any]]:
+        """All entries of a listing, a page at a time; ``more`` is asked for besides."""
+        query: dict[str, str | int] = {"limit": _PAGE, **more}
         while True:
             page = self.call("GET", path, query=query)
             yield from page["data"]

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final
 
@@ -25,10 +23,8 @@ from rich.progress import (
 
 from rasd.cli.client import Client, corpus_path
 from rasd.cli.console import LOCAL, Key, Url, errors, fail, printable, say, size
-from rasd.errors import NotFound
 
 _PATIENCE_S: Final = 120.0
-_IN_FLIGHT: Final = 8
 
 
 def export(
@@ -52,36 +48,11 @@ def export(
         with _opened(output) as file, _bar() as progress:
             task = progress.add_task(printable(corpus), total=total)
             written = documents = 0
-            for document in _documents(client, corpus):
+            for document in client.pages(corpus_path(corpus, "documents"), content="true"):
                 written += file.write(_line(document))
                 documents += 1
                 progress.update(task, advance=1)
     say(f"{documents:,} documents, {size(written)}")
-
-
-def _documents(client: Client, corpus: str) -> Iterator[dict[str, Any]]:
-    """All that are still there when they are asked for, in the order of the listing."""
-    waiting: deque[Future[dict[str, Any] | None]] = deque()
-
-    def get(id_: str) -> dict[str, Any] | None:
-        try:
-            return client.call("GET", corpus_path(corpus, "documents", id_))
-        except NotFound:
-            return None  # deleted since it was listed
-
-    with ThreadPoolExecutor(_IN_FLIGHT, "rasd-export") as pool:
-        try:
-            for entry in client.pages(corpus_path(corpus, "documents")):
-                # No more than a few at once: documents may be large.
-                if len(waiting) >= _IN_FLIGHT and (found := waiting.popleft().result()):
-                    yield found
-                waiting.append(pool.submit(get, entry["id"]))
-            while waiting:
-                if found := waiting.popleft().result():
-                    yield found
-        finally:
-            client.stop()
-            pool.shutdown(cancel_futures=True)
 
 
 def _line(document: dict[str, Any]) -> bytes:

@@ -72,14 +72,19 @@ class Report:
             self._progress.update(self._task, completed=total)
         self._stack.close()
 
-    def settled(self, outcome: Outcome) -> None:
-        """Shows what became of a document."""
+    def settled(self, outcomes: list[Outcome]) -> None:
+        """Shows what became of some documents."""
+        took = sum(outcome.item.size for outcome in outcomes)
+        self._sent += took
+        self._documents += len(outcomes)
+        # One step for all of them: the rate is taken from the last thousand steps.
+        self._progress.update(self._task, advance=took, shown=f"{self._documents:,}")
+        for outcome in outcomes:
+            if outcome.change == "rejected":
+                self._tell(outcome)
+
+    def _tell(self, outcome: Outcome) -> None:
         item = outcome.item
-        self._sent += item.size
-        self._documents += 1
-        self._progress.update(self._task, advance=item.size, shown=f"{self._documents:,}")
-        if outcome.change != "rejected":
-            return
         name = f" (id {item.id!r:.200})" if item.source.lines and item.id else ""
         line = f"{item.place}{name}: {outcome.reason}"
         self._progress.console.print(

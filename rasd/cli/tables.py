@@ -49,8 +49,8 @@ def grid(
             column,
             justify="left" if at < left else "right",
             header_style="dim",
-            overflow="fold",
-            no_wrap=at >= left,
+            overflow="fold" if at == 0 else "ellipsis",
+            no_wrap=at > 0,
         )
     for row in rows:
         table.add_row(*(Text(printable(one)) if isinstance(one, str) else one for one in row))
@@ -81,7 +81,7 @@ def _corpora(corpora: list[dict[str, Any]]) -> RenderableType:
 
 
 def _shards(shards: list[dict[str, Any]]) -> RenderableType:
-    columns = ("shard", "node", "address", "partitions", "tokens", "memory", "queries", "per s")
+    columns = ("shard", "node", "partitions", "tokens", "memory", "queries", "per s")
     return grid(
         "Shards",
         (*columns, "p50", "p99", "lag"),
@@ -89,7 +89,6 @@ def _shards(shards: list[dict[str, Any]]) -> RenderableType:
             (
                 f"{shard['slot']}.{shard['replica']}",
                 shard["node"],
-                shard["address"],
                 f"{shard['partitions']:,}",
                 count(shard["tokens"]),
                 size(shard["resident_bytes"]),
@@ -101,7 +100,7 @@ def _shards(shards: list[dict[str, Any]]) -> RenderableType:
             )
             for shard in shards
         ),
-        left=3,
+        left=2,
     )
 
 

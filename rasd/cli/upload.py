@@ -58,11 +58,15 @@ class Upload:
     """Sends batches to a corpus.
 
     Args:
-        settled: told of each outcome, in the order of the items, once their batch is noted.
+        settled: told of the outcomes of each batch, in the order of the items, once it is noted.
     """
 
     def __init__(
-        self, client: Client, corpus: str, journal: Journal, settled: Callable[[Outcome], None]
+        self,
+        client: Client,
+        corpus: str,
+        journal: Journal,
+        settled: Callable[[list[Outcome]], None],
     ) -> None:
         self._client = client
         self._path = corpus_path(corpus, "documents")
@@ -102,8 +106,7 @@ class Upload:
             self._journal.note(outcomes)
         except OSError as error:
             say(f"the upload goes on, but could not be resumed: {error}")
-        for outcome in outcomes:
-            self._settled(outcome)
+        self._settled(outcomes)
 
     def _settle_what_succeeds(self) -> None:
         # Only the first of them: what is noted later must not hide a gap.

@@ -13,6 +13,7 @@ import pytest
 from rasd.api import corpora as routes
 from rasd.datastore import Scale, StoredDocument
 from rasd.errors import (
+    NotFound,
     Overloaded,
     SegmentCorrupt,
     StorageError,
@@ -97,6 +98,7 @@ async def test_documents_are_added_replaced_and_deleted() -> None:
             "text": None,
             "tokens": [1, 2, 3],
             "metadata": {"n": [1.5, None]},
+            "token_count": 3,
         }
         deleted = await client.post(f"{path}/delete", json={"ids": ["a", "zzz"]})
         changes = [(one["id"], one["change"]) for one in deleted.json()["data"]]
@@ -142,21 +144,52 @@ async def test_pages_hold_everything_once(limit: int) -> None:
         documents = await pages(client, "/v1/corpora/c3/documents", limit)
     assert found == names
     assert sorted(one["id"] for one in documents) == sorted(store.corpora_["c3"])
-    assert all(one["tokens"] == int(one["id"]) for one in documents)
+    assert all(one["token_count"] == int(one["id"]) for one in documents)
 
 
 async def pages(client: httpx.AsyncClient, path: str, limit: int) -> list[dict[str, Any]]:
     """All entries, read as a client does."""
     entries: list[dict[str, Any]] = []
     query: dict[str, Any] = {"limit": limit}
+    query |= {"content": "true"} if "content" in path else {}
     while True:
-        page = (await client.get(path, params=query)).json()
+        page = (await client.get(path.partition("?")[0], params=query)).json()
         assert len(page["data"]) <= limit
         assert page["has_more"] is (page["last_id"] is not None)
         entries += page["data"]
         if not page["has_more"]:
             return entries
         query["after"] = page["last_id"]
+
+
+async def test_pages_with_content_are_no_larger_than_they_may_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(routes, "PAGE_TOKENS", 20)
+    site, store = make("docs")
+    documents = {
+        str(i): StoredDocument(str(i), [i] * (30 if i % 9 == 0 else 6), "x" if i % 2 else None, {})
+        for i in range(40)
+    }
+    store.corpora_["docs"] = dict(documents)
+    path = "/v1/corpora/docs/documents?content=true"
+    async with site.client() as client:
+        first = (await client.get(path)).json()
+        assert sum(one["token_count"] for one in first["data"]) <= 30
+        found = {one["id"]: one for one in await pages(client, path, 1000)}
+        for one in documents.values():
+            shown = found[one.id]
+            assert (shown["text"], shown["metadata"]) == (one.text, {})
+            assert shown["tokens"] == (one.tokens if one.text is None else None)
+        store.fault = vanish
+        left = await pages(client, path, 7)
+    assert len(found) == len(documents) and len(left) == len(documents) - 1
+
+
+def vanish(name: str, arguments: Any) -> None:
+    """Document 7 is deleted after it was listed."""
+    if name == "get" and arguments[1] == "7":
+        raise NotFound("gone")
 
 
 async def test_status_and_scale() -> None:
@@ -247,7 +280,12 @@ async def test_the_page_of_documentation_has_routes_and_bodies() -> None:
         page = (await client.get("/openapi.json")).json()
     paths, schemas = page["paths"], page["components"]["schemas"]
     listing = paths["/v1/corpora/{name}/documents"]
-    assert {one["name"] for one in listing["get"]["parameters"]} == {"name", "limit", "after"}
+    assert {one["name"] for one in listing["get"]["parameters"]} == {
+        "name",
+        "limit",
+        "after",
+        "content",
+    }
     assert "at most 1000" in listing["post"]["description"]
     for path, method, body in [
         ("/v1/corpora", "post", "CorpusBody"),
