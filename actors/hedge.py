@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from actors.peer import HEDGE, Ask, Peer, Question, Tenant
+from actors.peer import Ask, Peer, Question, Tenant, patience_s
 from actors.rpc import Client
 
 
@@ -46,7 +46,7 @@ class Part:
         self.places = places
         self.answer: Question | None = None
         self._ask = ask
-        self._hedge_s = HEDGE * deadline_s
+        self._patience_s = patience_s(deadline_s)
         self._next = list(choice.peers)
         self._probes = [asked for peer in choice.probes if (asked := peer.send(ask)) is not None]
         self._asked: list[Question] = []
@@ -77,4 +77,4 @@ class Part:
         if not self._next:
             return math.inf
         last = self._asked[-1] if self._asked else None
-        return last.since_s + self._hedge_s - now_s if last is not None and last.open else 0.0
+        return last.since_s + self._patience_s - now_s if last is not None and last.open else 0.0

@@ -23,11 +23,16 @@ from rasd.trie import Continuations
 Tenant = frozenset[str]
 """What a query may read. Who reads the same corpora knows the same."""
 
-HEDGE: Final = 0.25
-"""After this part of the deadline a question is overdue: another replica is asked as well."""
-
+_HEDGE: Final = 0.25
 _SILENCE_S: Final = 1.0  # of one question, that opens a breaker whatever the deadline
 _MAX_TENANTS: Final = 1024
+
+
+def patience_s(deadline_s: float) -> float:
+    """When a question is overdue, so that another replica is asked as well: at a quarter of the
+    deadline, or of the silence that opens a breaker.
+    """
+    return _HEDGE * min(deadline_s, _SILENCE_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,7 @@ class Peer:
         self._breakers: dict[Tenant, Breaker] = {}
         self._link = Breaker(1, settings.breaker_probe_s, clock)
         self._deadline_s = settings.retrieve_deadline_s
+        self._patience_s = patience_s(self._deadline_s)
         self._silence_s = min(settings.breaker_misses * self._deadline_s, _SILENCE_S)
         self._client = Client(address, secret)
 
@@ -132,7 +138,7 @@ class Peer:
     @property
     def overdue(self) -> bool:
         """Whether it owes an answer that should be here: another one is the better choice."""
-        return bool(self.owed) and self._clock() - self.owed[0].since_s > HEDGE * self._deadline_s
+        return bool(self.owed) and self._clock() - self.owed[0].since_s > self._patience_s
 
     def send(self, ask: Ask) -> Question | None:
         """Asks it; None if it cannot be asked."""

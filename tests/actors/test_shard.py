@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +107,12 @@ class World:
             and first_tokens(found) == first_tokens(wanted)
             for found, wanted in pairs
         )
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
 
 
 @pytest.fixture
@@ -356,3 +366,51 @@ def test_a_name_that_is_none_is_refused(world: World) -> None:
     with pytest.raises(InvalidRequest):
         service.load(1, {"../one": (0,)})
     assert service.loaded == {}
+
+
+def _serve(pipe: Connection, root: Path, holdings: Holdings) -> None:
+    setting = ShardSetting(root, VOCABULARY, HASH, SETTINGS, lease_s=60)
+    service = ShardService(setting, HOST, SECRET)
+    service.load(1, holdings)
+    pipe.send(service.server.address)
+    service.server.serve()
+
+
+@pytest.mark.slow
+def test_processes_that_freeze_or_die_cost_no_answer(world: World, stack: ExitStack) -> None:
+    """Two slots of two processes; one at a time is stopped, goes on, or is killed."""
+    spawn = multiprocessing.get_context("spawn")
+    slots, processes = [], []
+    for held in deal(2, "one", "two"):
+        addresses = []
+        for _ in range(2):
+            here, there = spawn.Pipe()
+            process = spawn.Process(target=_serve, args=(there, world.root, held), daemon=True)
+            process.start()
+            stack.callback(process.kill)
+            addresses.append(here.recv())
+            processes.append(process)
+        slots.append(Slot(held, tuple(addresses), 1))
+    speculation = SpeculationConfig(retrieve_deadline_s=0.5, breaker_probe_s=0.5)
+    remote = RemoteRetriever(SETTINGS, speculation, SECRET, VOCABULARY)
+    stack.callback(remote.close)
+    remote.set_table(ShardTable(1, tuple(slots)))
+    requests = [asking(step, "one", "two", queries=2) for step in range(10)]
+
+    def ask_for(seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for request in requests:
+                assert world.is_right(remote.retrieve(request).wait(0.5), request)
+
+    ask_for(0.5)
+    for victim, signals in (
+        (0, (signal.SIGSTOP, signal.SIGCONT)),
+        (3, (signal.SIGKILL,)),
+        (1, (signal.SIGSTOP, signal.SIGCONT)),
+    ):
+        for sent in signals:
+            os.kill(processes[victim].pid or 0, sent)
+            ask_for(2.0)
+    processes[2].kill()  # the last of its slot
+    until(lambda: remote.retrieve(requests[0]).wait(0.5).partial)
