@@ -11,7 +11,7 @@ from actors.cluster import CPU_SHARE
 from actors.datastore import Datastore
 from actors.replica import bundles
 from actors.router import Router
-from rasd.config import parse_config
+from rasd.config import AppConfig, parse_config
 
 SECRET_BYTES: Final = 32
 HEALTH_S: Final = 2.0
@@ -29,22 +29,7 @@ def build(args: dict[str, Any]) -> serve.Application:
     """
     config = parse_config(args)
     secret = secrets.token_bytes(SECRET_BYTES)
-    datastore = None
-    if config.datastore is not None:
-        datastore = (
-            serve.deployment(Datastore)
-            .options(
-                name="Datastore",
-                num_replicas=1,
-                ray_actor_options={"num_cpus": CPU_SHARE},
-                max_ongoing_requests=_NO_LIMIT,
-                user_config={"shards": 1},
-                health_check_period_s=HEALTH_S,
-                graceful_shutdown_wait_loop_s=0.5,
-                graceful_shutdown_timeout_s=10,
-            )
-            .bind(config, secret)
-        )
+    datastore = datastore_of(config, secret) if config.datastore is not None else None
     router = serve.deployment(serve.ingress()(Router)).options(
         name="Router",
         num_replicas=1,
@@ -58,3 +43,18 @@ def build(args: dict[str, Any]) -> serve.Application:
         graceful_shutdown_timeout_s=config.router.run_deadline_s,
     )
     return router.bind(config, secret, datastore)
+
+
+def datastore_of(config: AppConfig, secret: bytes) -> serve.Application:
+    """The datastore's deployment, with the process that controls it."""
+    options = {
+        "name": "Datastore",
+        "num_replicas": 1,
+        "ray_actor_options": {"num_cpus": CPU_SHARE},
+        "max_ongoing_requests": _NO_LIMIT,
+        "user_config": {"shards": 1, "replicas": 1},
+        "health_check_period_s": HEALTH_S,
+        "graceful_shutdown_wait_loop_s": 0.5,
+        "graceful_shutdown_timeout_s": 10,
+    }
+    return serve.deployment(Datastore).options(**options).bind(config, secret)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayTaskError
 from ray.util import get_current_placement_group, get_node_ip_address
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -45,6 +46,13 @@ def kill(actor: ActorHandle) -> None:
         ray.kill(actor, no_restart=True)
     except ray.exceptions.RayError:  # it is gone already
         return
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What was raised in the other process; an error of Ray's own as it is."""
+    while isinstance(error, RayTaskError) and error.cause is not None:
+        error = error.cause
+    return error
 
 
 def log_to_stderr() -> None:

@@ -1,7 +1,7 @@
-"""The datastore's controller: makes corpora, deals their partitions to shards.
+"""The datastore's deployment: who may be asked for corpora, documents, tables and scale.
 
-The directory of corpora is the only truth; shards map it and may die at any time. Engines ask
-shards directly, by a table that is published here whenever somebody's holdings change.
+The storage root is the only truth. Engines ask shards directly, by a table that is published
+here whenever somebody's holdings change; shards may die at any time, and so may this process.
 """
 
 from __future__ import annotations
@@ -10,51 +10,57 @@ import asyncio
 import hashlib
 import logging
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-import ray
-from pydantic import Field, ValidationError
-
-from actors.cluster import CPU_SHARE, log_to_stderr
-from actors.corpora import make_corpus, until_made
-from actors.fleet import Fleet
-from actors.shard import Holdings, ShardEntry, ShardSetting, ShardTable
-from rasd.config import AppConfig, CorpusConfig, DatastoreConfig, Section
-from rasd.errors import ConfigError
+from actors.cluster import log_to_stderr
+from actors.control import Controller
+from actors.corpora import CorporaWatch
+from actors.fleet import Fleet, Shard
+from actors.plan import Corpus
+from actors.repair import Repairs
+from actors.scaling import OverrideFile, Scaling, application_name, deployed_at
+from actors.shard import ShardSetting
+from actors.table import ShardStatus, ShardTable
+from actors.writer import Writing
+from rasd.config import AppConfig, DatastoreConfig
+from rasd.datastore import (
+    CorpusInfo,
+    DatastoreStatus,
+    NewDocument,
+    Page,
+    Scale,
+    StoredDocument,
+    Written,
+)
+from rasd.errors import ConfigError, InvalidRequest, RasdError, Unavailable
+from rasd.retrieval.store.info import all_corpora
 from rasd.text import load_tokenizer, tokenizer_hash
 
 _log = logging.getLogger(__name__)
 
 LEASE_S: Final = 60.0
-RENEW_S: Final = 5.0
 LONG_POLL_S: Final = 2.0
 """Short, because Serve lets a call end before it asks us to go, even if its caller is gone."""
-_RETRY_S: Final = 1.0
-_LOAD_DEADLINE_S: Final = 600.0
-_MAKE_DEADLINE_S: Final = 6 * 3600.0
 
+METHODS: Final = (
+    *("corpora", "create", "drop", "add", "delete", "get", "page", "resolve"),
+    *("status", "scale"),
+)
+"""What `Datastore.call` calls."""
 
-class ShardCount(Section):
-    """The deployment's ``user_config``: how many processes hold the partitions."""
-
-    shards: Annotated[int, Field(ge=1, le=256)] = 1
-
-
-def deal(partitions: dict[str, int], shards: int) -> list[Holdings]:
-    """Partitions per shard: in turn, so that each holds about as much of every corpus."""
-    return [
-        {
-            name: tuple(range(shard, count, shards))
-            for name, count in sorted(partitions.items())
-            if shard < count
-        }
-        for shard in range(shards)
-    ]
+_READ_S: Final = 20.0
+_WRITE_S: Final = 100.0
+_REBUILD_S: Final = 1800.0
+_STATUS_S: Final = 2.0
 
 
 class Datastore:
-    """Serve deployment of one replica. Nothing waits for it: without it, text comes slower.
+    """Serve deployment of one replica; `rasd.datastore.Datastore` over a handle.
+
+    Nothing waits for it: without it nothing can be written, and text comes as before.
 
     Raises:
         ConfigError: there is no datastore to control.
@@ -64,49 +70,47 @@ class Datastore:
         log_to_stderr()
         if config.datastore is None:
             raise ConfigError("datastore must be set; got null")
-        self._config = config
         self._store: DatastoreConfig = config.datastore
-        self._count: int | None = None  # until Serve calls `reconfigure`
-        self._partitions: dict[str, int] = {}
-        self._table = ShardTable(0)
-        self._published = asyncio.Event()
-        self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._fleet: Fleet | None = None
+        self._writing: Writing | None = None
+        self._root = Path(self._store.root).expanduser()
+        application, built = application_name(), _build_name(secret)
         setting = await asyncio.to_thread(_shard_setting, config, self._store)
-        fleet = self._fleet = Fleet(_prefix(secret), setting, secret, self._wake.set)
+        watch = CorporaWatch(self._root, setting.vocabulary, setting.tokenizer_hash)
+        self._fleet = Fleet(f"shard-{built}-", setting, secret)
         # Above what shards hold, and above what engines know of shards that are gone.
-        self._version = max(await fleet.adopt(), int(time.time()))
-        self._tasks = [
-            asyncio.create_task(self._make_corpora()),
-            asyncio.create_task(self._control(fleet)),
-            asyncio.create_task(_renew(fleet)),
-        ]
+        version = max(await self._fleet.adopt(), int(time.time()))
+        self._controller = Controller(self._fleet, watch.look, version)
+        self._scaling = Scaling(
+            OverrideFile(self._root, application),
+            built,
+            partial(deployed_at, application),
+            self._controller.set_scale,
+        )
+        self._writing = Writing(config.target, self._store)
+        self._writing.start()
+        repairs = Repairs(self._damage, self._rebuild)
+        work = [*self._controller.tasks(), self._scaling.watch(), repairs.watch()]
+        self._tasks = [asyncio.create_task(each) for each in work]
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Changes the number of shards; partitions move, nothing is rebuilt.
 
+        Serve calls this at a deployment and at every start. What was asked for since the
+        application was deployed (`scale`) stays in effect.
+
         Raises:
             ConfigError: naming each wrong key.
         """
-        try:
-            self._count = ShardCount.model_validate(user_config).shards
-        except ValidationError as error:
-            raise ConfigError(f"user_config of Datastore: {error}") from error
-        self._wake.set()
+        await self._scaling.configure(user_config)
 
     async def table(self, known: int) -> ShardTable | None:
         """The newest table, or None if for `LONG_POLL_S` there is none but the ``known`` one.
 
         A controller that was just started has none: what engines know is better than nothing.
         """
-        if self._table.version in (0, known):
-            try:
-                async with asyncio.timeout(LONG_POLL_S):
-                    await self._published.wait()
-            except TimeoutError:
-                pass
-        return None if self._table.version in (0, known) else self._table
+        return await self._controller.next_table(known, LONG_POLL_S)
 
     async def check_health(self) -> None:
         """Serve calls this. Raises if nobody looks after the shards."""
@@ -118,87 +122,127 @@ class Datastore:
         """Serve calls this when nothing runs any more; maybe before we are complete."""
         for task in self._tasks:
             task.cancel()
+        if self._writing is not None:
+            self._writing.close()
         if self._fleet is not None:
             self._fleet.close()
 
+    async def call(self, method: str, *args: Any) -> Any:
+        """Calls a method of `rasd.datastore.Datastore`; returns what it raises of our errors.
+
+        Serve would log it as a failure of ours, with its traceback.
+        """
+        if method not in METHODS:
+            return InvalidRequest(f"the datastore has no method {method!r}")
+        try:
+            return await getattr(self, method)(*args)
+        except RasdError as error:
+            return error
+
+    # --- the catalog: see `rasd.datastore.Catalog` ------------------------------------------
+
+    async def corpora(self) -> list[CorpusInfo]:
+        """Read from the root while there is no writer."""
+        try:
+            found: list[CorpusInfo] = await self._ask("corpora", deadline_s=_READ_S)
+        except Unavailable:
+            found = await asyncio.to_thread(all_corpora, self._root)
+        return found
+
+    async def create(self, name: str, partitions: int | None = None) -> CorpusInfo:
+        """Shards hold it within a moment."""
+        info: CorpusInfo = await self._ask("create", name, partitions, deadline_s=_READ_S)
+        self._controller.tell(name, Corpus(info.partitions, info.created))
+        return info
+
+    async def drop(self, name: str) -> None:
+        """No table names it from then on."""
+        await self._ask("drop", name, deadline_s=_WRITE_S)
+        self._controller.tell(name, None)
+
+    async def add(self, name: str, documents: Sequence[NewDocument]) -> list[Written]:
+        """Durable when it returns, and found by queries within a second."""
+        added: list[Written] = await self._ask("add", name, documents, deadline_s=_WRITE_S)
+        return added
+
+    async def delete(self, name: str, ids: Sequence[str]) -> list[Written]:
+        """As `add`."""
+        deleted: list[Written] = await self._ask("delete", name, ids, deadline_s=_WRITE_S)
+        return deleted
+
+    async def get(self, name: str, id: str) -> StoredDocument:
+        """One document."""
+        document: StoredDocument = await self._ask("get", name, id, deadline_s=_READ_S)
+        return document
+
+    async def page(self, name: str, after: str | None, limit: int) -> Page:
+        """Some documents."""
+        page: Page = await self._ask("page", name, after, limit, deadline_s=_READ_S)
+        return page
+
+    async def resolve(self, name: str, digests: Sequence[bytes]) -> list[str | None]:
+        """Ids of digests."""
+        ids: list[str | None] = await self._ask("resolve", name, digests, deadline_s=_READ_S)
+        return ids
+
+    # --- scale and status: see `rasd.datastore.Datastore` -----------------------------------
+
+    async def status(self) -> DatastoreStatus:
+        """Shards that do not answer soon are left out."""
+        corpora, shards = await asyncio.gather(self.corpora(), self._statuses())
+        scaling, controller = self._scaling, self._controller
+        return DatastoreStatus(
+            scale=scaling.current,
+            configured=scaling.configured,
+            override=scaling.override is not None,
+            moving=controller.moving,
+            version=controller.table.version,
+            corpora=corpora,
+            shards=[status.info(slot, replica) for slot, replica, status in shards],
+        )
+
+    async def scale(self, scale: Scale) -> DatastoreStatus:
+        """Raises as `Scaling.set`."""
+        await self._scaling.set(scale)
+        return await self.status()
+
     # --- inside -----------------------------------------------------------------------------
 
-    async def _make_corpora(self) -> None:
-        await asyncio.gather(*(self._make(corpus) for corpus in self._store.corpora))
+    async def _ask(self, method: str, *args: Any, deadline_s: float) -> Any:
+        if self._writing is None:
+            raise Unavailable("the datastore is starting; repeat the call")
+        return await self._writing.ask(method, *args, deadline_s=deadline_s)
 
-    async def _make(self, corpus: CorpusConfig) -> None:
-        make = ray.remote(make_corpus).options(num_cpus=CPU_SHARE, max_retries=3)
+    async def _rebuild(self, name: str, partition: int, source: int) -> None:
+        await self._ask("rebuild", name, partition, source, deadline_s=_REBUILD_S)
 
-        async def attempt() -> int:
-            made = make.remote(self._config.target, self._store, corpus)
-            try:
-                async with asyncio.timeout(_MAKE_DEADLINE_S):
-                    return int(await made)
-            except TimeoutError:
-                ray.cancel(made, force=True)  # it holds the lock
-                raise
+    async def _damage(self) -> list[ShardStatus]:
+        return [status for _, _, status in await self._statuses()]
 
-        self._partitions[corpus.name] = await until_made(corpus.name, attempt)
-        self._wake.set()
-
-    async def _control(self, fleet: Fleet) -> None:
-        while True:
-            try:
-                await self._reconcile(fleet)
-            except Exception:
-                _log.exception("the shards are not as they should be; tried again soon")
-                await asyncio.sleep(_RETRY_S)
-            else:
-                await self._wake.wait()
-            self._wake.clear()
-
-    async def _reconcile(self, fleet: Fleet) -> None:
-        """Makes shards and table what they should be. What fails is tried again."""
-        count, partitions = self._count, dict(self._partitions)
-        if not partitions or count is None:
-            return
-        await fleet.grow(count)
-        shards = fleet.members[:count]
-        holdings = deal(partitions, count)
-        wanted = tuple(
-            ShardEntry(shard.address, held) for shard, held in zip(shards, holdings, strict=True)
-        )
-        if wanted == self._table.shards:
-            return
-        version = self._version + 1  # the same until it is published: see `ShardService.load`
-        async with asyncio.timeout(_LOAD_DEADLINE_S):
-            loads = [
-                shard.actor.load.remote(version, held)
-                for shard, held in zip(shards, holdings, strict=True)
-            ]
-            loaded = await asyncio.gather(*loads, return_exceptions=True)
-        failures = [result for result in loaded if result is not None]
-        if self._table.shards and failures:
-            raise failures[0]  # the table there is holds more
-        able = [entry for entry, result in zip(wanted, loaded, strict=True) if result is None]
-        if able:
-            self._publish(ShardTable(version, tuple(able)))
-        if failures:
-            raise failures[0]
-        fleet.retire(count)
-
-    def _publish(self, table: ShardTable) -> None:
-        _log.info("table %d: %d shards hold %s", table.version, len(table.shards), table.corpora)
-        self._table, self._version = table, table.version
-        self._published.set()
-        self._published = asyncio.Event()
+    async def _statuses(self) -> list[tuple[int, int, ShardStatus]]:
+        """Slot, number and status of every shard of the table that answers."""
+        named = self._controller.shards()
+        answers = await asyncio.gather(*(_status(shard) for _, _, shard in named))
+        return [
+            (slot, replica, status)
+            for (slot, replica, _), status in zip(named, answers, strict=True)
+            if status is not None
+        ]
 
 
-async def _renew(fleet: Fleet) -> None:
-    """On its own, so that shards that load for long do not run out of lease."""
-    while True:
-        await fleet.renew()
-        await asyncio.sleep(RENEW_S)
+async def _status(shard: Shard) -> ShardStatus | None:
+    try:
+        async with asyncio.timeout(_STATUS_S):
+            status: ShardStatus = await shard.actor.status.remote()
+    except Exception as error:
+        _log.warning("shard %s tells no status: %r", shard.address, error)
+        return None
+    return status
 
 
-def _prefix(secret: bytes) -> str:
-    """Names of this deployment's shards; a new version of it must not end up with old ones."""
-    return f"shard-{hashlib.sha256(secret).hexdigest()[:12]}-"
+def _build_name(secret: bytes) -> str:
+    """As new as the secret: shards of one build of the application must not end up in another."""
+    return hashlib.sha256(secret).hexdigest()[:12]
 
 
 def _shard_setting(config: AppConfig, store: DatastoreConfig) -> ShardSetting:
@@ -209,4 +253,5 @@ def _shard_setting(config: AppConfig, store: DatastoreConfig) -> ShardSetting:
         tokenizer_hash(tokenizer),
         config.retrieval,
         LEASE_S,
+        store.store.refresh_s,
     )

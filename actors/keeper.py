@@ -33,6 +33,7 @@ class Part:
         announce: tells the others, once they run.
         lost: called at once when one of them is gone.
         vital: whether the owner cannot do without it. If not, restarts never end.
+        retry_s: the pause between restarts of a part that is not vital, after `MAX_FAILURES`.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Part:
     lost: Callable[[], None]
     deadline_s: float
     vital: bool = True
+    retry_s: float = RETRY_S
 
 
 class Keeper:
@@ -116,7 +118,7 @@ class Keeper:
             if self._part.vital:
                 self.failed = Unavailable(reason)
                 await asyncio.Event().wait()  # our owner is replaced, and so are we
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(self._part.retry_s)
         started = time.monotonic()
         try:
             await self._bring_up()

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Gauge
 from ray.serve.handle import DeploymentHandle
 
+from actors.catalog import RemoteDatastore
 from actors.channel import EngineChannel
 from actors.cluster import log_to_stderr
 from actors.corpora import configured_corpora
@@ -44,6 +45,8 @@ class Router:
         log_to_stderr()
         self._config = config
         self._table = ShardTable(0)
+        self._awaited = configured_corpora(config.datastore)
+        self._datastore = RemoteDatastore(datastore) if datastore is not None else None
         self._watching: asyncio.Task[None] | None = None
         self._service: TextService | None = None
         channel = EngineChannel(secret, patience_s=config.router.queue_deadline_s)
@@ -53,10 +56,7 @@ class Router:
             asyncio.to_thread(load_tokenizer, config.target.model, config.target.revision),
             self._replica.start(),
         )
-        named = configured_corpora(config.datastore)
-        self._service = TextService(
-            channel, tokenizer, config.router, target.info, lambda: named | self._table.corpora
-        )
+        self._service = TextService(channel, tokenizer, config.router, target.info, self._corpora)
         self._count_restarts(self._service.metrics.registry)
         if datastore is not None:
             self._watching = asyncio.create_task(self._watch_table(datastore))
@@ -64,7 +64,13 @@ class Router:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve calls this after the constructor."""
-        return build_app(lambda: self.service, self._config.router, proxy_host=proxy_host)
+        datastore = self._datastore
+        return build_app(
+            lambda: self.service,
+            self._config.router,
+            proxy_host=proxy_host,
+            get_datastore=(lambda: datastore) if datastore is not None else None,
+        )
 
     @property
     def service(self) -> TextService:
@@ -105,6 +111,10 @@ class Router:
             self._service.close()
         self._replica.close()
 
+    def _corpora(self) -> frozenset[str]:
+        """What requests may name: what there is, and what the configuration has yet to make."""
+        return self._table.corpora | self._awaited
+
     def _count_restarts(self, registry: CollectorRegistry) -> None:
         name, text = "rasd:stage_restarts", "How often a stage was lost and re-created"
         gauge = Gauge(name, text, ["model_name", "stage"], registry=registry)
@@ -120,6 +130,7 @@ class Router:
                     table = await datastore.table.remote(self._table.version)
                 if table is not None:
                     self._table = table
+                    self._awaited -= table.corpora
                     await self._replica.set_table(table)
             except Exception as error:
                 _log.warning("the datastore does not answer: %r", error)

@@ -11,9 +11,17 @@ from ray.serve.schema import ServeDeploySchema
 
 from actors import proxy
 from actors.app import build
-from actors.datastore import ShardCount, deal
 from actors.replica import bundles
-from rasd.config import ApiKey, AppConfig, DrafterConfig, RouterConfig, TargetConfig, parse_config
+from actors.scaling import ScaleSetting
+from rasd.config import (
+    ApiKey,
+    AppConfig,
+    DrafterConfig,
+    RouterConfig,
+    StoreConfig,
+    TargetConfig,
+    parse_config,
+)
 from rasd.errors import ConfigError
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
@@ -27,7 +35,7 @@ def args_of(path: Path) -> dict[str, Any]:
     assert (application["name"], application["route_prefix"]) == ("rasd", "/")
     for deployment in application["deployments"]:
         if deployment["name"] == "Datastore":
-            ShardCount.model_validate(deployment["user_config"])
+            ScaleSetting.model_validate(deployment["user_config"])
     args: dict[str, Any] = application["args"]
     return args
 
@@ -43,6 +51,7 @@ def test_the_default_configuration_shows_every_setting_with_its_default() -> Non
     for name, section in AppConfig().model_dump().items():
         left_out = {"model"} if name in ("target", "drafter") else set()
         assert args[name].keys() == section.keys() - left_out
+    assert args["datastore"]["store"].keys() == StoreConfig.model_fields.keys()
 
 
 def test_the_default_configuration_listens_to_this_machine_only() -> None:
@@ -76,16 +85,6 @@ async def test_without_keys_only_loopback_is_served(
 async def test_loopback_needs_no_keys(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     monkeypatch.setattr(proxy, "bound_host", lambda: host)
     await proxy.check_proxy(RouterConfig())
-
-
-def test_partitions_are_dealt_once_each() -> None:
-    for count in (1, 2, 3, 7):
-        held = deal({"a": 4, "b": 5}, count)
-        assert len(held) == count
-        for name, partitions in (("a", 4), ("b", 5)):
-            dealt = sorted(p for shard in held for p in shard.get(name, ()))
-            assert dealt == list(range(partitions))
-    assert deal({}, 2) == [{}, {}]
 
 
 def test_a_replica_asks_for_what_its_devices_need() -> None:

@@ -1,227 +1,199 @@
-"""The controller: a failed load or build costs nobody else anything; no table is no news."""
+"""The datastore on a real cluster: written to, scaled, repaired, and killed piece by piece."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from actors import corpora, datastore
-from actors.corpora import configured_corpora, until_made
-from actors.datastore import Datastore
-from actors.fleet import Shard
-from actors.router import Router
-from actors.shard import Holdings, ShardService, ShardSetting, ShardTable
-from rasd.config import AppConfig, CorpusConfig, DatastoreConfig, RetrievalConfig
-from rasd.errors import NotFound, Unavailable
-from rasd.retrieval import build_corpus
-from tests.actors.threads import HOST, SECRET
+from rasd.datastore import NewDocument, Scale
+from rasd.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from rasd.retrieval.store.corpora import partition_path
+from rasd.retrieval.store.manifest import newest, seg_path
+from tests.actors.askers import Client, asking
+from tests.actors.history import History, document, key, versions
+from tests.actors.running import SEEDED, Service, datastore
+from tests.service.running import processes, until
 
-VOCABULARY, HASH = 50, "h" * 64
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
-
-class Actor:
-    """A shard actor's `load`, which may be broken."""
-
-    def __init__(self, setting: ShardSetting) -> None:
-        self.service = ShardService(setting, HOST, SECRET)
-        self.broken = False
-        self.load = self
-
-    async def remote(self, version: int, holdings: Holdings) -> None:
-        if self.broken:
-            raise NotFound("no disk here")
-        self.service.load(version, holdings)
+DOCUMENTS = 80
+CORPUS = "notes"
 
 
-class Fleet:
-    """Shards without Ray, as many as are asked for; an earlier controller left none."""
-
-    adopted = 0
-
-    def __init__(self, prefix: str, setting: ShardSetting, *rest: object) -> None:
-        self.setting = setting
-        self.members: list[Shard] = []
-
-    async def adopt(self) -> int:
-        return self.adopted
-
-    async def grow(self, count: int) -> None:
-        while len(self.members) < count:
-            actor = Actor(self.setting)
-            self.members.append(Shard(actor, actor.service.server.address))
-
-    def retire(self, count: int) -> None:
-        self.members = self.members[:count]
-
-    async def renew(self) -> None: ...
-
-    def close(self) -> None: ...
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    with datastore(corpora=True, store={"flush_tokens": 2000}) as service:
+        yield service
 
 
-class Controller(Datastore):
-    """Ended by its test, which also reconciles."""
-
-    async def _control(self, fleet: Any) -> None: ...
-
-    def __del__(self) -> None: ...  # type: ignore[override]
-
-    async def reconcile(self) -> None:
-        assert self._fleet is not None
-        await self._reconcile(self._fleet)
-
-
-@pytest.fixture
-async def controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Controller]:
-    documents = [(f"d{i}", [i, i + 1, i]) for i in range(20)]
-    build_corpus(
-        tmp_path, "one", documents, partitions=4, vocabulary=VOCABULARY, tokenizer_hash=HASH
-    )
-    setting = ShardSetting(tmp_path, VOCABULARY, HASH, RetrievalConfig(), lease_s=60)
-    monkeypatch.setattr(datastore, "_shard_setting", lambda config, store: setting)
-    monkeypatch.setattr(datastore, "Fleet", Fleet)
-    monkeypatch.setattr(datastore, "LONG_POLL_S", 0.0)
-    controller = object.__new__(Controller)
-    config = AppConfig(datastore=DatastoreConfig(corpora=[]))
-    await Controller.__init__(controller, config, SECRET)
-    controller._partitions = {"one": 4}
-    await controller.reconfigure({"shards": 1})
-    yield controller
-    for task in controller._tasks:
-        task.cancel()
+@pytest.fixture(scope="module")
+def history(service: Service) -> History:
+    """A corpus that no test changes."""
+    history = History(DOCUMENTS)
+    service.insist("create", CORPUS)
+    for number in range(DOCUMENTS):
+        history.begin(number, 0)
+    written = service.ask("add", CORPUS, [document(n, 0) for n in range(DOCUMENTS)])
+    assert {one.change for one in written} == {"created"}
+    for number in range(DOCUMENTS):
+        history.acknowledge(number)
+    client = service.client()
+    until(lambda: found(client) == DOCUMENTS, "found", 10)
+    client.close()
+    return history
 
 
-def fleet_of(controller: Controller) -> Fleet:
-    fleet = controller._fleet
-    assert isinstance(fleet, Fleet)
-    return fleet
+def found(client: Client) -> int:
+    """Documents of the corpus that are found; 0 if any answer is partial."""
+    reply = client.ask([key(group) for group in range(DOCUMENTS // 8)], CORPUS)
+    return 0 if reply.partial else sum(len(versions(each)) for each in reply.found)
 
 
-def versions(shard: Shard) -> set[int]:
-    return set(shard.actor.service._loaded)
+def test_configured_corpora_are_filled(service: Service) -> None:
+    def filled() -> bool:
+        corpora = {corpus.name: corpus for corpus in service.insist("corpora")}
+        return "seeded" in corpora and corpora["seeded"].documents == len(SEEDED)
+
+    until(filled, "filled", 60)
+    assert service.ask("get", "seeded", "seed-7").text == SEEDED[7]["text"]
 
 
-async def test_a_new_controller_has_no_table_to_tell(controller: Controller) -> None:
-    for known in (0, 7):
-        assert await controller.table(known) is None
-    await controller.reconcile()
-    table = await controller.table(7)
-    assert table is not None and table.corpora == {"one"}
-    assert await controller.table(table.version) is None
+def test_documents_come_and_go(service: Service) -> None:
+    client = service.client()
+    made = service.insist("create", "mine", 3)
+    assert (made.name, made.partitions) == ("mine", 3)
+    assert service.ask("create", "mine", 3) == made
+    new = [NewDocument("a", tokens=[*range(20, 60)]), NewDocument("b", text="two\ud800")]
+    written = service.ask("add", "mine", new)
+    assert [one.change for one in written] == ["created", "rejected"] and written[1].error
+
+    def following() -> list[int]:
+        return client.ask([[30, 31, 32, 33]], "mine").found[0].tokens.tolist()
+
+    until(lambda: following() == [34, 35, 36], "the document", 10)
+    assert service.ask("get", "mine", "a").tokens == [*range(20, 60)]
+    page = service.ask("page", "mine", None, 10)
+    assert [one.id for one in page.documents] == ["a"] and page.after is None
+    assert service.ask("resolve", "mine", [b"x" * 16]) == [None]
+    changes = service.ask("delete", "mine", ["a", "z"])
+    assert [one.change for one in changes] == ["deleted", "missing"]
+    until(lambda: following() == [], "its end", 10)
+    service.ask("drop", "mine")
+    until(lambda: "mine" not in service.tables.newest.corpora, "no table with it", 10)
+    client.close()
 
 
-async def test_the_router_keeps_its_table_while_there_is_no_news() -> None:
-    told: list[ShardTable] = []
-    asked: list[int] = []
-    answers = iter([ShardTable(5), None, None])
-
-    class Handle:
-        table = property(lambda self: self)
-
-        async def remote(self, known: int) -> ShardTable | None:
-            asked.append(known)
-            try:
-                return next(answers)
-            except StopIteration:
-                raise asyncio.CancelledError from None
-
-    class Told:
-        async def set_table(self, table: ShardTable) -> None:
-            told.append(table)
-
-    router: Any = SimpleNamespace(_table=ShardTable(0), _replica=Told())
-    with pytest.raises(asyncio.CancelledError):
-        await Router._watch_table(router, Handle())  # type: ignore[arg-type]
-    assert asked == [0, 5, 5, 5] and told == [ShardTable(5)]
+def test_errors_are_those_of_the_catalog(service: Service) -> None:
+    service.insist("create", "mine", 2)
+    with pytest.raises(Conflict, match="partitions"):
+        service.ask("create", "mine", 5)
+    with pytest.raises(NotFound, match="other") as missing:
+        service.ask("add", "other", [NewDocument("a", text="b")])
+    assert missing.value.param == "corpus" and missing.value.status == 404
+    with pytest.raises(NotFound, match="nobody"):
+        service.ask("get", "mine", "nobody")
+    with pytest.raises(InvalidRequest, match="name"):
+        service.ask("create", "../up")
+    with pytest.raises(InvalidRequest, match=r"shards must be 1 to 256; got 0"):
+        service.ask("scale", Scale(0, 1))
+    service.ask("drop", "mine")
+    with pytest.raises(NotFound):
+        service.ask("drop", "mine")
 
 
-async def test_whoever_polls_hears_of_the_first_table(
-    controller: Controller, monkeypatch: pytest.MonkeyPatch
+def test_shards_and_replicas_come_and_go_unnoticed(service: Service, history: History) -> None:
+    before = processes("ShardActor")
+    with asking(service.client, history, CORPUS, 1) as (asker,):
+        service.deploy(shards=2, replicas=2)
+        status = service.settled(2, 2)
+        assert status.scale == status.configured == Scale(2, 2) and not status.override
+        assert set(before) < set(processes("ShardActor"))
+        assert sorted((s.slot, s.replica) for s in status.shards) == [
+            (0, 0),
+            (0, 1),
+            (1, 0),
+            (1, 1),
+        ]
+        service.deploy(shards=1)
+        service.settled(1, 2)
+        until(lambda: len(processes("ShardActor")) == 2, "two shards")
+    assert not asker.partial
+
+
+def test_a_dead_shard_is_not_missed_where_it_has_a_replica(
+    service: Service, history: History
 ) -> None:
-    monkeypatch.setattr(datastore, "LONG_POLL_S", 60.0)
-    polls = [asyncio.create_task(controller.table(known)) for known in (0, 7)]
-    await asyncio.sleep(0)
-    await controller.reconcile()
-    assert {table and table.corpora for table in await asyncio.gather(*polls)} == {
-        frozenset({"one"})
-    }
+    service.deploy(shards=1, replicas=2)
+    service.settled(1, 2)
+    with asking(service.client, history, CORPUS, 2) as (asker,):
+        service.kill("ShardActor")
+        until(lambda: len(processes("ShardActor")) == 2, "another one")
+        service.settled(1, 2)
+    assert not asker.partial
 
 
-async def test_versions_grow_over_restarts_even_if_all_shards_are_gone(
-    controller: Controller, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert controller._version > 1_600_000_000
-    monkeypatch.setattr(Fleet, "adopted", controller._version + 500)
-    again = object.__new__(Controller)
-    await Controller.__init__(again, controller._config, SECRET)
-    assert again._version == controller._version + 500
-    for task in again._tasks:
-        task.cancel()
+def test_the_controller_dies_and_nobody_asks_in_vain(service: Service, history: History) -> None:
+    service.deploy(shards=1, replicas=2)
+    service.settled(1, 2)
+    service.ask("scale", Scale(2, 1))
+    service.settled(2, 1)
+    until(lambda: len(processes("ShardActor")) == 2, "two shards")
+    shards = processes("ShardActor")
+    with asking(service.client, history, CORPUS, 3) as (asker,):
+        service.kill("Datastore")
+        service.insist("create", "later")
+        status = service.settled(2, 1)
+        assert (status.scale, status.configured) == (Scale(2, 1), Scale(1, 2)) and status.override
+        until(lambda: "later" in service.tables.newest.corpora, "a new corpus", 10)
+    assert not asker.partial
+    assert processes("ShardActor") == shards
+    service.ask("drop", "later")
 
 
-async def test_failed_loads_never_put_out_the_published_version(controller: Controller) -> None:
-    fleet = fleet_of(controller)
-    await controller.reconcile()
-    published = await controller.table(0)
-    assert published is not None
-    await fleet.grow(2)
-    fleet.members[1].actor.broken = True
-    await controller.reconfigure({"shards": 2})
-    for _ in range(10):
-        with pytest.raises(NotFound):
-            await controller.reconcile()
-        assert await controller.table(published.version) is None
-        assert versions(fleet.members[0]) == {published.version, published.version + 1}
-    fleet.members[1].actor.broken = False
-    await controller.reconcile()
-    table = await controller.table(published.version)
-    assert table is not None and table.version == published.version + 1
-    assert [entry.holdings["one"] for entry in table.shards] == [(0, 2), (1, 3)]
+def test_an_override_lasts_until_the_next_deployment(service: Service) -> None:
+    service.deploy(shards=1, replicas=1)
+    assert not service.settled(1, 1).override
+    assert service.ask("scale", Scale(2, 1)).override
+    service.settled(2, 1)
+    service.deploy()  # the same again
+    until(lambda: not service.ask("status").override, "no override", 20)
+    service.settled(1, 1)
 
 
-async def test_at_the_start_those_serve_that_can(controller: Controller) -> None:
-    fleet = fleet_of(controller)
-    await fleet.grow(2)
-    fleet.members[0].actor.broken = True
-    await controller.reconfigure({"shards": 2})
-    for _ in range(10):
-        with pytest.raises(NotFound):
-            await controller.reconcile()
-    first = await controller.table(0)
-    assert first is not None and [entry.holdings["one"] for entry in first.shards] == [(1, 3)]
-    assert first.version in versions(fleet.members[1])
-    fleet.members[0].actor.broken = False
-    await controller.reconcile()
-    table = await controller.table(first.version)
-    assert table is not None and len(table.shards) == 2
+def test_writes_are_refused_while_there_is_no_writer(service: Service, history: History) -> None:
+    with asking(service.client, history, CORPUS, 4) as (asker,):
+        service.kill("WriterActor")
+        with pytest.raises(Unavailable, match="repeat the call"):
+            for number in range(10_000):
+                service.ask("delete", CORPUS, [f"no-{number}"])
+        assert CORPUS in {corpus.name for corpus in service.ask("corpora")}
+        assert service.insist("delete", CORPUS, ["nobody"])[0].change == "missing"
+    assert not asker.partial
 
 
-async def test_a_corpus_that_cannot_be_made_is_tried_again(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    pauses: list[float] = []
-
-    async def pause(seconds: float) -> None:
-        pauses.append(seconds)
-
-    async def make() -> int:
-        if len(pauses) < 12:
-            raise Unavailable("made elsewhere")
-        return 4
-
-    monkeypatch.setattr(corpora.asyncio, "sleep", pause)
-    monkeypatch.setattr(logging.getLogger("actors"), "propagate", True)
-    assert await until_made("notes", make) == 4
-    assert pauses == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
-    assert "corpus notes is not served: Unavailable('made elsewhere')" in caplog.text
+def test_a_damaged_segment_is_written_anew(service: Service, history: History) -> None:
+    service.deploy(shards=1, replicas=1)
+    service.settled(1, 1)
+    paths = [partition_path(service.root, "seeded", p) for p in range(4)]
+    path = next(path for path in paths if newest(path).segments)
+    damaged = newest(path).segments[0].number
+    flip(seg_path(path, damaged))
+    client = service.client()
+    with asking(service.client, history, CORPUS, 5):
+        service.kill("ShardActor")
+        service.settled(1, 1)
+        assert client.ask([[1, 2, 3, 4]], "seeded").partial
+        until(lambda: damaged not in {one.number for one in newest(path).segments}, "repair", 60)
+        until(lambda: not client.ask([[1, 2, 3, 4]], "seeded").partial, "complete", 30)
+    client.close()
 
 
-def test_configured_corpora_can_be_named_before_they_are_made() -> None:
-    config = DatastoreConfig(corpora=[CorpusConfig(name="later", source="x")])
-    assert configured_corpora(config) == {"later"}
-    assert configured_corpora(None) == frozenset()
+def flip(path: Path) -> None:
+    """Changes a byte in the middle of a file."""
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 255]))

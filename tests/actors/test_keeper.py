@@ -46,7 +46,8 @@ class Stage:
         self.faults = 0
         self.announced = 0
         self.lost = 0
-        self.keeper = Keeper(Part("stage", self._create, self._announce, self._lose, 5.0, vital))
+        part = Part("stage", self._create, self._announce, self._lose, 5.0, vital, retry_s=0.0)
+        self.keeper = Keeper(part)
 
     async def _create(self, crew: list[Any]) -> None:
         self.crews.append(crew)
@@ -131,8 +132,7 @@ async def test_failed_restarts_are_tried_again_three_times() -> None:
     stage.keeper.close()
 
 
-async def test_who_is_not_vital_is_tried_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "RETRY_S", 0.0)
+async def test_who_is_not_vital_is_tried_for_ever() -> None:
     stage = Stage(vital=False)
     await stage.keeper.start()
     stage.faults = 5
