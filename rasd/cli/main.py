@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -85,11 +87,24 @@ def check(
 
 
 @app.command()
-def key(name: Annotated[str, typer.Argument(help="Whose key it is.")]) -> None:
+def key(
+    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    corpora: Annotated[
+        list[str] | None, typer.Option("--corpus", help="It reads only this; may be repeated.")
+    ] = None,
+    manage: Annotated[bool, typer.Option(help="It may also change what it reads.")] = False,
+) -> None:
     """Make an API key: give the key to the client, put the entry into the config."""
     made = secrets.token_urlsafe(32)
+    entry: dict[str, Any] = {"name": name, "sha256": ApiKey.digest(made)}
+    entry |= ({"corpora": corpora} if corpora else {}) | ({"manage": True} if manage else {})
+    try:
+        ApiKey(**entry)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        fail(f"{fault['loc'][0]}: {fault['msg']}; got {fault['input']!r}")
     typer.echo(f"key:    {made}")
-    typer.echo(f"config: {{name: {name}, sha256: {ApiKey.digest(made)}}}")
+    typer.echo(f"config: {json.dumps(entry)}")
 
 
 @app.command()

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
-MAX_BYTES: Final = 32 * 1024 * 1024
-"""Longest line, or file of text, that is read. Services accept less."""
+MAX_BYTES: Final = 8 * 1024 * 1024
+"""Longest line, or file of text, that is read: twice what a service accepts by default."""
 
 _PIECE: Final = 1024 * 1024
 _BOM: Final = b"\xef\xbb\xbf"
