@@ -105,11 +105,6 @@ def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -
     return [np.asarray(encoding.ids, np.int32) for encoding in encodings]
 
 
-def encode_document(tokenizer: PreTrainedTokenizerFast, text: str) -> Int32s:
-    """One of `encode_documents`."""
-    return encode_documents(tokenizer, [text])[0]
-
-
 def encode_chat(
     tokenizer: PreTrainedTokenizerFast, messages: Sequence[Mapping[str, str]]
 ) -> Int32s:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rasd.config import RetrievalConfig
-from rasd.errors import NotFound
-from rasd.retrieval import LocalRetriever, ShardStore, build_corpus
+from rasd.config import RetrievalConfig, StoreConfig
+from rasd.retrieval import LocalRetriever, ShardStore
+from rasd.retrieval.store.records import Put
+from rasd.retrieval.store.writer import CorpusWriter
 from rasd.stages import RetrieveQuery, RetrieveRequest
 from tests.retrieval import brute
+from tests.retrieval.store.worlds import Submitter, document, make_corpus
 
 MADE: dict[str, Any] = {"vocabulary": 9, "tokenizer_hash": "t"}
 TEXTS = {
@@ -25,12 +28,18 @@ TEXTS = {
 SETTINGS = RetrievalConfig(suffix_min=1, nodes=32, depth=4)
 
 
+def keep(root: Path, name: str, texts: list[list[int]], *, partitions: int = 2) -> None:
+    make_corpus(root, name, partitions=partitions, vocabulary=MADE["vocabulary"])
+    with closing(CorpusWriter(root, name, StoreConfig(), Submitter())) as writer:
+        writer.write([Put(document(str(i), *text)) for i, text in enumerate(texts)])
+        writer.flush()
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("datastore")
     for name, texts in TEXTS.items():
-        documents = ((str(i), text) for i, text in enumerate(texts))
-        build_corpus(root, name, documents, partitions=2, **MADE)
+        keep(root, name, texts)
     return root
 
 
@@ -80,11 +89,11 @@ def test_partitions_add_up(root: Path) -> None:
 
 def test_local_retriever_answers_at_once_and_says_what_it_lacks(tmp_path: Path) -> None:
     for name in ("sound", "broken"):
-        build_corpus(tmp_path, name, [("a", [1, 2, 3])], partitions=1, **MADE)
+        keep(tmp_path, name, [[1, 2, 3]], partitions=1)
     segment = next((tmp_path / "broken").rglob("*.seg"))
     segment.write_bytes(b"")
     store = ShardStore(tmp_path, {"sound": None, "broken": None}, **MADE)
-    assert list(store.damaged["broken"]) == ["partition-0000/segment-000001.seg"]
+    assert list(store.damaged["broken"]) == [f"partition-0000/{segment.name}"]
     retriever = LocalRetriever(store, RetrievalConfig())
     retriever.observe(0, np.array([1], np.int32))
     sound = retriever.retrieve(RetrieveRequest(3, [query([1, 2], "sound")])).wait(0)
@@ -95,6 +104,10 @@ def test_local_retriever_answers_at_once_and_says_what_it_lacks(tmp_path: Path) 
     retriever.close()
 
 
-def test_what_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="'missing'"):
-        ShardStore(tmp_path, {"missing": None}, **MADE)
+def test_what_is_not_there_is_empty_until_it_comes(tmp_path: Path) -> None:
+    store = ShardStore(tmp_path, {"late": None}, **MADE)
+    assert len(store.search([query([1, 2], "late")], SETTINGS)[0]) == 0
+    assert not store.refresh()
+    keep(tmp_path, "late", [[1, 2, 3]])
+    assert store.refresh()
+    assert store.search([query([1, 2], "late")], SETTINGS)[0].tokens.tolist() == [3]
