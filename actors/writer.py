@@ -52,7 +52,7 @@ class WriterActor:
         self._seeding: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
-        """Makes it ready, and begins to fill the corpora of the configuration."""
+        """Makes it ready, goes on with what another left, and fills configured corpora."""
         tokenizer = await asyncio.to_thread(
             load_tokenizer, self._target.model, self._target.revision
         )
@@ -60,7 +60,8 @@ class WriterActor:
             Path(self._store.root).expanduser(), tokenizer, self._store, submit
         )
         self._seeding = [
-            asyncio.create_task(self._seed(self._catalog, corpus)) for corpus in self._store.corpora
+            asyncio.create_task(self._catalog.resume()),
+            *(asyncio.create_task(self._seed(self._catalog, one)) for one in self._store.corpora),
         ]
 
     async def ask(self, method: str, *args: Any) -> Any:

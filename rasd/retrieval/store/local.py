@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from rasd.config import CorpusConfig, DatastoreConfig
 from rasd.datastore import Change, CorpusInfo, NewDocument, Page, StoredDocument, Written
-from rasd.errors import Conflict, NotFound, Overloaded, TokenizerMismatch
+from rasd.errors import Conflict, NotFound, Overloaded, RasdError, TokenizerMismatch, Unavailable
 from rasd.retrieval.store.browse import IDLE_S, Browser, Browsers
 from rasd.retrieval.store.corpora import CorpusSpec, create_corpus, drop_corpus, read_spec
 from rasd.retrieval.store.info import all_corpora, corpus_info
@@ -35,6 +36,7 @@ _DELETE_BYTES: Final = 64
 _READING, _THINKING = 4, 2
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 class LocalCatalog:
@@ -68,16 +70,30 @@ class LocalCatalog:
         self._browsers = Browsers(root)
         self._tidying: asyncio.Task[None] | None = None
         self._room = _Room()
+        self._closed = False
         self._readers = ThreadPoolExecutor(_READING, "rasd-read")
         self._thinkers = ThreadPoolExecutor(_THINKING, "rasd-tokenise")
 
     async def close(self) -> None:
         """Ends what is being written, refuses what waits, and lets others write."""
+        self._closed = True
         if self._tidying is not None:
             self._tidying.cancel()
         await self._writers.close()
         self._readers.shutdown(wait=False)
         self._thinkers.shutdown(wait=False)
+
+    async def resume(self) -> None:
+        """Goes on with what a writer left that was killed; what cannot be opened is logged.
+
+        Only corpora of which something waits to be indexed are opened for that.
+        """
+        for corpus in await self.corpora():
+            if corpus.memory_tokens:
+                try:
+                    await self._writers.use(corpus.name, CorpusWriter.tick)
+                except RasdError as error:
+                    _log.warning("corpus %s is not looked after: %s", corpus.name, error)
 
     # --- corpora --------------------------------------------------------------------------------
 
@@ -236,10 +252,15 @@ class LocalCatalog:
         return found
 
     async def _read(self, call: Callable[..., T], *values: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._readers, call, *values)
+        return await self._in(self._readers, call, *values)
 
     async def _think(self, call: Callable[..., T], *values: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thinkers, call, *values)
+        return await self._in(self._thinkers, call, *values)
+
+    async def _in(self, threads: ThreadPoolExecutor, call: Callable[..., T], *values: Any) -> T:
+        if self._closed:
+            raise Unavailable("the datastore is closed")
+        return await asyncio.get_running_loop().run_in_executor(threads, call, *values)
 
 
 class _Room:
