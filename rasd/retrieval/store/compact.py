@@ -43,7 +43,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of it: two files, or none if no document was live, or if an input is damaged."""
+    """What came of it: two files, or none if no document was live.
+
+    Nothing was done if an input is ``damaged``, or if the number is ``taken``: by a compaction
+    that a former writer had begun.
+    """
 
     documents: int = 0
     tokens: int = 0
@@ -52,6 +56,7 @@ class Outcome:
     seg_checksum: int = 0
     damaged: int = 0
     reason: str = ""
+    taken: bool = False
 
 
 class _Damaged(Exception):
@@ -86,6 +91,8 @@ def compact(job: Job) -> Outcome:
                 documents = _copy(sources, alive, writer, job.vocabulary)
                 info = writer.finish()
             return _index(job, info, documents, docs, seg)
+        except FileExistsError:
+            return Outcome(taken=True)
         except _Damaged as damaged:
             return Outcome(damaged=damaged.number, reason=str(damaged))
 

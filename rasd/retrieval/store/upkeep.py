@@ -161,6 +161,8 @@ class Upkeep:
                 self.damaged[outcome.damaged] = outcome.reason
                 _logger.error("left as it is, its documents are damaged: %s", outcome.reason)
                 return
+            if outcome.taken:
+                return  # the next one has another number
             self._store.replace(running.job, outcome)
         except StoreLocked:
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from rasd.retrieval.store.corpora import CorpusSpec, create_corpus, partition_pa
 from rasd.retrieval.store.dead import dead_of
 from rasd.retrieval.store.documents import open_documents
 from rasd.retrieval.store.manifest import docs_path, newest
-from rasd.retrieval.store.records import Document
+from rasd.retrieval.store.records import Delete, Document, Operation, Put
 from rasd.retrieval.store.verify import verify
 
 VOCABULARY = 100_000
@@ -42,6 +42,30 @@ def same(one: Document, other: Document) -> bool:
     )
 
 
+Model = dict[str, Document]
+"""What a corpus should hold, by id."""
+
+
+def id_of(operation: Operation) -> str:
+    return operation.id if isinstance(operation, Delete) else operation.document.id
+
+
+def apply(model: Model, operations: Iterable[Operation]) -> None:
+    """Does to a dict what a writer does to a corpus."""
+    for operation in operations:
+        model.pop(id_of(operation), None)
+        if isinstance(operation, Put):
+            model[operation.document.id] = operation.document
+
+
+def is_one_of(found: Document | None, *states: Document | None) -> bool:
+    """Whether a document, or its absence, is as in one of the states."""
+    return any(
+        same(found, state) if found and state else found is None and state is None
+        for state in states
+    )
+
+
 def make_corpus(
     root: Path, name: str = "c", *, partitions: int = 2, vocabulary: int = VOCABULARY
 ) -> CorpusSpec:
@@ -50,9 +74,9 @@ def make_corpus(
     )
 
 
-def live(root: Path, name: str = "c") -> dict[str, Document]:
+def live(root: Path, name: str = "c") -> Model:
     """All live documents, read the slow way: every file, every document."""
-    found: dict[str, Document] = {}
+    found: Model = {}
     for partition in range(read_spec(root, name).partitions):
         path = partition_path(root, name, partition)
         manifest = newest(path)
@@ -80,6 +104,10 @@ def assert_holds(root: Path, model: Mapping[str, Document], name: str = "c") -> 
     assert report.tokens == sum(len(document.tokens) for document in model.values())
 
 
+def files(root: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
 class Submitter:
     """Calls at once, or when told to: ``hold`` keeps calls until `run`."""
 
@@ -91,6 +119,7 @@ class Submitter:
     def __call__(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
         self.calls += 1
         future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()  # a process that runs cannot be called back
         self._waiting.append((future, partial(function, *args)))
         if not self.hold:
             self.run()
