@@ -76,20 +76,21 @@ class Datastore:
         self._writing: Writing | None = None
         self._root = Path(self._store.root).expanduser()
         application, built = application_name(), _build_name(secret)
-        setting = await asyncio.to_thread(_shard_setting, config, self._store)
-        watch = CorporaWatch(self._root, setting.vocabulary, setting.tokenizer_hash)
-        self._fleet = Fleet(f"shard-{built}-", setting, secret)
+        self._writing = Writing(config.target, self._store)
+        self._writing.start()
+        fleet = self._fleet = Fleet(f"shard-{built}-", secret)
         # Above what shards hold, and above what engines know of shards that are gone.
-        version = max(await self._fleet.adopt(), int(time.time()))
-        self._controller = Controller(self._fleet, watch.look, version)
+        version = max(await fleet.adopt(), int(time.time()))
+        if fleet.setting is None:
+            fleet.setting = await asyncio.to_thread(_shard_setting, config, self._store)
+        fits = fleet.setting.vocabulary, fleet.setting.tokenizer_hash
+        self._controller = Controller(fleet, CorporaWatch(self._root, *fits).look, version)
         self._scaling = Scaling(
             OverrideFile(self._root, application),
             built,
             partial(deployed_at, application),
             self._controller.set_scale,
         )
-        self._writing = Writing(config.target, self._store)
-        self._writing.start()
         repairs = Repairs(self._damage, self._rebuild)
         work = [*self._controller.tasks(), self._scaling.watch(), repairs.watch()]
         self._tasks = [asyncio.create_task(each) for each in work]

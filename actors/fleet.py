@@ -58,19 +58,20 @@ class Fleet:
     """Shards in the order of their creation. Belongs to one event loop.
 
     Attributes:
+        setting: of new shards; those that are adopted tell it to who has none yet.
         starting: per slot, shards on their way.
         losses: shards that died or fell silent.
         on_change: called when a shard joined, has loaded or is lost, or did not start.
     """
 
-    def __init__(self, prefix: str, setting: ShardSetting, secret: bytes) -> None:
+    def __init__(self, prefix: str, secret: bytes, setting: ShardSetting | None = None) -> None:
+        self.setting = setting
         self.members: list[Shard] = []
         self.starting: Counter[int] = Counter()
         self.losses = 0
         self.on_change: Callable[[], None] = _nothing
         self.nodes = Nodes()
         self._prefix = prefix
-        self._setting = setting
         self._secret = secret
         self._aims: Counter[str] = Counter()  # nodes that shards on their way were sent to
         self._pauses: dict[int, float] = {}
@@ -164,7 +165,7 @@ class Fleet:
                 max_restarts=0,
                 scheduling_strategy=where,
             )
-            .remote(self._setting, self._secret)
+            .remote(self.setting, self._secret)
         )
         self._others.add(actor)
         lease = asyncio.ensure_future(_renewed(actor))
@@ -189,6 +190,7 @@ class Fleet:
         try:
             async with asyncio.timeout(SILENCE_S):
                 lease = await _renewed(actor)
+                self.setting = self.setting or await actor.setting.remote()
         except Exception as error:
             _log.warning("shard %s is not adopted: %r", name, error)
             kill(actor)

@@ -193,6 +193,7 @@ class ShardActor:
         log_to_stderr()
         # A search that has released the GIL wants it back; a refresh gives it up this soon.
         sys.setswitchinterval(_SWITCH_S)
+        self._setting = setting
         self._lease_s = setting.lease_s
         self._ends_at = time.monotonic() + setting.lease_s
         self._service = ShardService(setting, node_address(), secret)
@@ -210,6 +211,10 @@ class ShardActor:
         """Renews the lease; says where it listens and what it has loaded."""
         self._ends_at = time.monotonic() + self._lease_s
         return ShardLease(self._service.server.address, self._node, self._service.loaded)
+
+    async def setting(self) -> ShardSetting:
+        """What it was made with: a controller that adopts it need not load a tokenizer."""
+        return self._setting
 
     async def status(self) -> ShardStatus:
         """What the status page shows. Renews nothing."""

@@ -29,6 +29,7 @@ class FakeShard:
     """Holds numbers instead of segments; its address is its process."""
 
     def __init__(self, setting: ShardSetting, secret: bytes) -> None:
+        self._setting = setting
         self.loaded: dict[int, Holdings] = {}
         self.faults = 0
 
@@ -41,6 +42,9 @@ class FakeShard:
 
     async def renew(self) -> ShardLease:
         return ShardLease(str(os.getpid()), ray.get_runtime_context().get_node_id(), self.loaded)
+
+    async def setting(self) -> ShardSetting:
+        return self._setting
 
     async def run(self) -> None:
         await asyncio.Event().wait()
@@ -63,7 +67,7 @@ async def prefix(monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 async def fleet(prefix: str) -> AsyncIterator[Fleet]:
-    fleet = Fleet(prefix, SETTING, b"")
+    fleet = Fleet(prefix, b"", SETTING)
     await fleet.adopt()
     yield fleet
     fleet.close()
@@ -142,19 +146,18 @@ async def test_a_frozen_shard_is_killed_after_a_while_and_one_that_wakes_is_not(
 async def test_a_new_controller_finds_what_the_old_one_left(
     prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = Fleet(prefix, SETTING, b"")
+    old = Fleet(prefix, b"", SETTING)
     one, two, frozen = await started(old, 0, 2, 2)
     old.hold(one, {7: {"a": (0,)}})
     await until(lambda: 7 in one.loaded)
     monkeypatch.setattr(fleets, "_ADOPT_S", 0.5)
     os.kill(int(frozen.address), signal.SIGSTOP)
-    new = Fleet(prefix, SETTING, b"")
-    assert await new.adopt() == 7
+    new = Fleet(prefix, b"")
+    assert await new.adopt() == 7 and new.setting == SETTING
     found = sorted((shard.slot, shard.address, shard.loaded) for shard in new.members)
     assert found == [(0, one.address, {7: {"a": (0,)}}), (2, two.address, {})]
-    await until(lambda: not alive(frozen))
-    other = Fleet(prefix.replace("shard-", "shard-other"), SETTING, b"")
-    assert await other.adopt() == 0 and not other.members
+    other = Fleet(prefix.replace("shard-", "shard-other"), b"")
+    assert await other.adopt() == 0 and not other.members and other.setting is None
     new.close()
     await until(lambda: not alive(one) and not alive(two))
 
