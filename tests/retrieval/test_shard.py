@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rasd.config import RetrievalConfig, StoreConfig
-from rasd.retrieval import LocalRetriever, ShardStore
-from rasd.retrieval.store.records import Put
+from rasd.errors import InvalidRequest, TokenizerMismatch
+from rasd.retrieval import LocalRetriever, ShardStore, shard
+from rasd.retrieval.search import Index, Part
+from rasd.retrieval.store import reader
+from rasd.retrieval.store.browse import Browser
+from rasd.retrieval.store.corpora import drop_corpus
+from rasd.retrieval.store.records import Delete, Put, id_digest, partition_of
 from rasd.retrieval.store.writer import CorpusWriter
 from rasd.stages import RetrieveQuery, RetrieveRequest
+from rasd.trie import Continuations
 from tests.retrieval import brute
 from tests.retrieval.store.worlds import Submitter, document, make_corpus
 
@@ -111,3 +120,179 @@ def test_what_is_not_there_is_empty_until_it_comes(tmp_path: Path) -> None:
     keep(tmp_path, "late", [[1, 2, 3]])
     assert store.refresh()
     assert store.search([query([1, 2], "late")], SETTINGS)[0].tokens.tolist() == [3]
+
+
+def test_a_corpus_that_goes_and_comes_again(tmp_path: Path) -> None:
+    """The new one begins with numbers that the old one had."""
+    keep(tmp_path, "a", [[1, 2, 3]])
+    keep(tmp_path, "b", [[1, 2, 4]])
+    store = ShardStore(tmp_path, {"a": None, "b": None}, **MADE)
+    drop_corpus(tmp_path, "a")
+    assert store.search([query([1, 2], "a")], SETTINGS)[0].tokens.tolist() == [3]  # still open
+    assert store.refresh()
+    asked = [query([1, 2], "a"), query([1, 2], "a", "b")]
+    assert [found.tokens.tolist() for found in store.search(asked, SETTINGS)] == [[], [4]]
+    assert store.statistics().corpora["a"].partitions == 0
+    assert not store.damaged
+    keep(tmp_path, "a", [[1, 2, 5]])
+    assert store.refresh()
+    assert [found.tokens.tolist() for found in store.search(asked, SETTINGS)] == [[5], [4, 5]]
+
+
+def test_another_tokenizer_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    keep(tmp_path, "a", [[1, 2, 3]])
+    keep(tmp_path, "b", [[1, 2, 4]])
+    for made in ({**MADE, "tokenizer_hash": "u"}, {**MADE, "vocabulary": 10}):
+        caplog.clear()
+        store = ShardStore(tmp_path, {"a": None}, **made)
+        assert store.tokens == 0
+        error = store.damaged["a"]["corpus.json"]
+        assert isinstance(error, TokenizerMismatch)
+        assert str(error).endswith("got (9, 't')")
+        assert not store.refresh()
+        assert caplog.text.count("refused") == 1
+
+
+def test_a_damaged_specification_is_refused(tmp_path: Path) -> None:
+    keep(tmp_path, "a", [[1, 2, 3]])
+    (tmp_path / "a" / "corpus.json").write_bytes(b"x")
+    keep(tmp_path, "b", [[1, 2, 4]])
+    store = ShardStore(tmp_path, {"a": None, "b": None}, **MADE)
+    assert list(store.damaged) == ["a"]
+    assert store.search([query([1, 2], "a", "b")], SETTINGS)[0].tokens.tolist() == [4]
+
+
+def test_names_and_partitions_that_cannot_be(tmp_path: Path) -> None:
+    keep(tmp_path, "a", [[1, 2, 3]])
+    with pytest.raises(InvalidRequest, match="corpus name"):
+        ShardStore(tmp_path, {"../a": None}, **MADE)
+    store = ShardStore(tmp_path, {"a": [-1, 0, 1, 2, 99]}, **MADE)
+    assert store.statistics().corpora["a"].partitions == 2
+
+
+def test_what_is_open_is_shared(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Partitions move without being read again."""
+    first = ShardStore(root, {"red": [0, 1], "green": [0]}, **MADE)
+
+    def unexpected(*_: object, **__: object) -> None:
+        raise AssertionError("opened")
+
+    monkeypatch.setattr(reader, "open_segment", unexpected)
+    second = ShardStore(root, {"red": [1], "green": [0]}, **MADE, beside=first)
+    assert second.tokens < first.tokens
+    del first
+    third = ShardStore(root, {"green": [0]}, **MADE, beside=second)
+    asked = [query([1, 2], "green")]
+    texts = [text.tokens for text in Browser(root, "green").documents() if in_first(text.id)]
+    wanted = brute.search(texts, [1, 2], SETTINGS)
+    assert brute.same(third.search(asked, SETTINGS)[0], wanted)
+
+
+def in_first(id_: str) -> bool:
+    return partition_of(id_digest(id_), 2) == 0
+
+
+def test_origins_only_where_asked_for(root: Path) -> None:
+    store = ShardStore(root, dict.fromkeys(TEXTS), **MADE)
+    plain = query([5, 1, 2], "blue", "green")
+    located, without = store.search([replace(plain, origins=True), plain], SETTINGS)
+    assert without.origins is None
+    assert located.origins is not None
+    assert located.tokens.tolist() == [8]
+    assert located.origins.corpora.tolist() == [1]
+    assert located.origins.documents[0].tobytes() == id_digest("1")
+    assert located.origins.offsets.tolist() == [4]
+    nothing = store.search([replace(query([0, 6], "green"), origins=True)], SETTINGS)[0]
+    assert len(nothing) == 0
+
+
+def test_indexes_are_kept_while_their_corpora_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = 0
+
+    class Counted(Index):
+        def __init__(self, parts: Iterable[Part]) -> None:
+            nonlocal made
+            made += 1
+            super().__init__(parts)
+
+    monkeypatch.setattr(shard, "Index", Counted)
+    monkeypatch.setattr(shard, "_MAX_SCOPES", 3)
+    for name in TEXTS:
+        keep(tmp_path, name, TEXTS[name])
+    store = ShardStore(tmp_path, dict.fromkeys(TEXTS), **MADE)
+    asked = [query([1, 2], "red"), query([1], "red"), query([1, 2], "green", "blue")]
+    for _ in range(2):
+        store.search(asked, SETTINGS)
+        assert made == 2
+    with closing(CorpusWriter(tmp_path, "blue", StoreConfig(), Submitter())) as writer:
+        writer.write([Put(document("new", 1, 2, 3))])
+    store.refresh()
+    found = store.search(asked, SETTINGS)
+    assert (made, found[2].total) == (3, 4)
+    for name in ("x", "y", "z"):
+        store.search([query([1], name)], SETTINGS)
+    assert len(store._snapshot.scopes) <= 3
+
+
+def test_numbers(tmp_path: Path) -> None:
+    for name in TEXTS:
+        keep(tmp_path, name, TEXTS[name])
+    store = ShardStore(tmp_path, {"red": None, "blue": [0, 1], "none": None}, **MADE)
+    with closing(CorpusWriter(tmp_path, "blue", StoreConfig(), Submitter())) as writer:
+        writer.write([Put(document("new", 1, 2, 3)), Delete("0")])
+        assert store.statistics().lag_s >= 0
+        before = store.statistics().corpora["blue"]
+        store.refresh()
+        blue = store.statistics().corpora["blue"]
+        size = sum(entry.bytes for each in writer.manifests for entry in each.sources)
+    assert (before.documents, before.tokens, before.memory_tokens) == (1, 4, 0)
+    assert blue == shard.CorpusStatistics(2, 1, 3, 3, 1, size)
+    store.search([query([1, 2], "red"), query([1], "red")], SETTINGS)
+    numbers = store.statistics()
+    assert (numbers.documents, numbers.tokens, store.tokens) == (4, 15, 15)
+    assert numbers.lag_s == 0
+    assert numbers.load.queries == 2
+    assert store.versions["none"] == ()
+    assert len(store.versions["red"]) == 2
+
+
+def test_local_retriever_follows_when_told(tmp_path: Path) -> None:
+    keep(tmp_path, "a", [[1, 2, 3]])
+    retriever = LocalRetriever(ShardStore(tmp_path, {"a": None}, **MADE), SETTINGS)
+    keep(tmp_path, "a", [[1, 2, 4]])
+    asked = RetrieveRequest(0, [query([1, 2], "a")])
+    assert retriever.retrieve(asked).wait(0).found[0].tokens.tolist() == [3]
+    retriever.refresh()
+    assert retriever.retrieve(asked).wait(0).found[0].tokens.tolist() == [4]
+
+
+def test_threads_search_while_it_refreshes(tmp_path: Path) -> None:
+    """Both corpora at once: whatever is found was there after some write."""
+    for name in ("a", "b"):
+        keep(tmp_path, name, [[1, 0]])
+    store = ShardStore(tmp_path, {"a": None, "b": None}, **MADE)
+    asked = [replace(query([1], "a", "b"), origins=True)]
+    wrong: list[Continuations] = []
+    stop = threading.Event()
+
+    def search() -> None:
+        while not stop.is_set():
+            found = store.search(asked, SETTINGS)[0]
+            if found.total != 2 or found.origins is None:
+                wrong.append(found)
+
+    threads = [threading.Thread(target=search) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        with closing(CorpusWriter(tmp_path, "b", StoreConfig(), Submitter())) as writer:
+            for number in range(20):
+                writer.write([Put(document("0", 1, 2 + number % 7))])
+                store.refresh()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong
