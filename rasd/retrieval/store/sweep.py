@@ -61,6 +61,6 @@ class Sweeper:
         due = [name for name, since in self._since.items() if now - since >= self._grace_s]
         if due and newest_version(self._path) != manifest.version:
             raise StoreLocked(f"{self._path}: another writer has taken over")
-        for name in due:
+        for name in sorted(due):  # of two manifests the older one goes first: readers count on it
             with suppress(OSError):
                 (self._path / name).unlink()

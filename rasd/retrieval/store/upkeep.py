@@ -59,13 +59,13 @@ class Upkeep:
         self._failures = 0
         self._retry_at = self._sweep_at = 0.0
 
-    def step(self, *, everything: bool = False) -> Future[Outcome] | None:
+    def step(self, *, below: int = 0) -> Future[Outcome] | None:
         """Does what is due; returns what must be waited for before more can be done.
 
         A compaction that fails is logged, and tried again after a pause that grows.
 
         Args:
-            everything: flush logs however small.
+            below: flush logs however small if one has a lower number than this.
 
         Raises:
             StoreLocked: another writer has taken over.
@@ -78,7 +78,7 @@ class Upkeep:
             if time.monotonic() < self._retry_at:
                 return None
             try:
-                numbers = self._due(everything)
+                numbers = self._due(below)
                 if not numbers:
                     return None
                 self._start(numbers)
@@ -135,11 +135,12 @@ class Upkeep:
     def _weights(self) -> list[Weight]:
         return [w for w in self._store.contents.weights() if w.number not in self.damaged]
 
-    def _due(self, everything: bool) -> list[int]:
+    def _due(self, below: int) -> list[int]:
         weights = self._weights()
         self._wanted &= {weight.number for weight in weights}
         if self._wanted:
             return [min(self._wanted)]
+        everything = any(weight.log and weight.number < below for weight in weights)
         return plan(weights, self._settings, everything=everything)
 
     def _start(self, numbers: list[int]) -> None:

@@ -113,13 +113,18 @@ class CorpusWriter:
                 upkeep.tidy()
 
     def flush(self) -> None:
-        """Puts everything into segments and merges what is due; waits until it is done.
+        """Puts all that was written into segments and merges what is due; waits until it is done.
 
         Raises:
             StoreLocked, StorageError, Unavailable: as `write`.
             Exception: what a compaction failed with, elsewhere.
         """
-        self._settle(self._upkeeps, lambda upkeep: upkeep.step(everything=True))
+        with self._turn:
+            marks = {
+                upkeep: store.reserve()
+                for upkeep, store in zip(self._upkeeps, self._stores, strict=True)
+            }
+        self._settle(self._upkeeps, lambda upkeep: upkeep.step(below=marks[upkeep]))
 
     def rebuild(self, partition: int, source: int) -> None:
         """Writes a damaged segment anew from its documents; waits until it is done.

@@ -210,6 +210,22 @@ def test_flush_says_what_went_wrong(store: CorpusWriter, submit: Submitter) -> N
     assert shape(store.manifests[0]) == [("segment", 1)]
 
 
+def test_flush_does_not_chase_what_is_written_meanwhile(
+    store: CorpusWriter, submit: Submitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write(put("a"))
+    real = submit.run
+
+    def run() -> None:
+        real()
+        store.write(put(f"{submit.calls}"))
+
+    monkeypatch.setattr(submit, "run", run)
+    store.flush()
+    assert submit.calls == 1
+    assert shape(store.manifests[0]) == [("log", 1), ("segment", 1)]
+
+
 def test_writes_wait_for_compaction_and_are_refused_when_it_does_not_keep_up(
     tmp_path: Path, store: CorpusWriter, submit: Submitter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,6 +361,19 @@ def test_files_stay_for_a_while(
     store.tick()
     assert set(verify(tmp_path).leftovers) == {*foreign}
     store.close()
+
+
+def test_of_two_manifests_the_older_one_goes_first(
+    store: CorpusWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone: list[str] = []
+    monkeypatch.setattr(Path, "unlink", lambda path, **_: gone.append(path.name))
+    for i in range(20):
+        store.write(put(f"{i}", tokens=1))
+    store.tick()
+    manifests = [name for name in gone if name.startswith("manifest")]
+    assert len(manifests) > 15
+    assert manifests == sorted(manifests)
 
 
 def test_a_damaged_segment_is_built_anew(tmp_path: Path, store: CorpusWriter) -> None:
