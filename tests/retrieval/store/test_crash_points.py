@@ -149,6 +149,7 @@ def test_one_failure_at_any_step(fresh: Callable[[], Path], seed: int, every: in
                 assert str(run.root) in str(error)
                 failures += 1
                 assert_between(run.root, run.acknowledged)
+                assert not any("source" in path.name for path in verify(run.root).leftovers)
                 act()
 
         with Power(at, OSError(code, os.strerror(code))):

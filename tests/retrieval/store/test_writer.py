@@ -323,13 +323,14 @@ def test_a_writer_whose_lock_was_stolen_is_fenced(
 def test_a_fenced_writer_removes_nothing(
     tmp_path: Path, store: CorpusWriter, submit: Submitter
 ) -> None:
+    store.write(put("a"))
     (tmp_path / "c" / "writer.lock").unlink()
     thief = CorpusWriter(tmp_path, "c", SMALL, submit)
     thief.write(put("thief"))
     with pytest.raises(StoreLocked):
         store.tick()
     thief.close()
-    assert_holds(tmp_path, {op.document.id: op.document for op in put("thief")})
+    assert_holds(tmp_path, {op.document.id: op.document for op in put("a", "thief")})
 
 
 def test_files_stay_for_a_while(
