@@ -125,7 +125,7 @@ def _size(group: Group) -> int:
 def _without(group: Group, gone: Bools) -> Group:
     if np.array_equal(gone, group.gone):
         return group
-    live = Live.without(group.part.segment, np.flatnonzero(gone))
+    live = Live.without(group.part.segment, np.flatnonzero(gone), group.part.live)
     return replace(group, part=Part(group.part.segment, live), gone=gone)
 
 

@@ -65,16 +65,15 @@ class _Log:
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """A segment source, the ordinals int64[K] of its dead documents, and what is left."""
+    """A segment source, and what lives of it; all if None."""
 
     index: Segment
     file: DocumentsFile
-    dead: Int64s
     live: Live | None
 
     @property
     def documents(self) -> int:
-        return self.file.count - len(self.dead)
+        return self.file.count if self.live is None else self.live.documents
 
     @property
     def tokens(self) -> int:
@@ -177,9 +176,14 @@ class PartitionReader(PartitionFollower[PartitionView]):
             return None
         dead = np.union1d(dead, ordinals(deleted, entry.number, file.count))
         known = self._segments.get(entry.number)
-        if known is not None and known.index is index and np.array_equal(known.dead, dead):
-            return known
-        return _Segment(index, file, dead, Live.without(index, dead) if len(dead) else None)
+        before = known.live if known is not None and known.index is index else None
+        if not len(dead):
+            live = None
+        elif before is not None and np.array_equal(before.dead, dead):
+            live = before
+        else:
+            live = Live.without(index, dead, before)
+        return _Segment(index, file, live)
 
     def _open_index(self, entry: SourceEntry) -> Segment:
         path = seg_path(self._path, entry.number)
