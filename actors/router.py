@@ -56,7 +56,14 @@ class Router:
             asyncio.to_thread(load_tokenizer, config.target.model, config.target.revision),
             self._replica.start(),
         )
-        self._service = TextService(channel, tokenizer, config.router, target.info, self._corpora)
+        self._service = TextService(
+            channel,
+            tokenizer,
+            config.router,
+            target.info,
+            self._corpora,
+            self._datastore.resolve if self._datastore is not None else None,
+        )
         self._count_restarts(self._service.metrics.registry)
         if datastore is not None:
             self._watching = asyncio.create_task(self._watch_table(datastore))

@@ -6,6 +6,7 @@ import asyncio
 from functools import cache
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -132,6 +133,38 @@ def test_errors_are_openais(service: Service) -> None:
         client(service).completions.create(model="rasd", prompt="a", temperature=-1)
     with pytest.raises(openai.NotFoundError, match="does not exist"):
         client(service).completions.create(model="other", prompt="a")
+
+
+def test_a_corpus_is_made_quoted_and_dropped(service: Service) -> None:
+    said = service.generate(PROMPTS[2], **GREEDY, speculation="off").choices[0].text
+    ask: dict[str, Any] = {
+        **{"model": "rasd", "prompt": PROMPTS[2], **GREEDY},
+        **{"speculation": "corpus", "corpora": ["quotes"], "return_origins": True},
+    }
+
+    with httpx.Client(base_url=service.url, timeout=60) as http:
+
+        def quoted() -> list[dict[str, Any]]:
+            answer = http.post("/v1/completions", json=ask)
+            assert answer.status_code in (200, 404), answer.text  # 404: engines do not know it yet
+            if answer.status_code == 404:
+                return []
+            assert answer.json()["choices"][0]["text"] == said
+            found: list[dict[str, Any]] = answer.json()["rasd"]["origins"]
+            return found
+
+        assert http.post("/v1/corpora", json={"name": "quotes"}).status_code == 201
+        document = {"id": "talks/one", "text": PROMPTS[2] + said}
+        added = http.post("/v1/corpora/quotes/documents", json={"documents": [document]})
+        assert [one["change"] for one in added.json()["data"]] == ["created"]
+        until(quoted, "the document is quoted", 30)
+        origins = quoted()
+        assert {(one["corpus"], one["document"]) for one in origins} == {("quotes", "talks/one")}
+        deleted = http.delete("/v1/corpora/quotes/documents/talks/one")
+        assert deleted.status_code == 200
+        until(lambda: not quoted(), "the document is quoted no more", 5)
+        assert http.delete("/v1/corpora/quotes").status_code == 200
+        until(lambda: http.post("/v1/completions", json=ask).status_code == 404, "no corpus", 30)
 
 
 def test_shards_come_and_go_while_requests_run(service: Service) -> None:
