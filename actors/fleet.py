@@ -73,7 +73,7 @@ class Fleet:
         self.nodes = Nodes()
         self._prefix = prefix
         self._secret = secret
-        self._aims: Counter[str] = Counter()  # nodes that shards on their way were sent to
+        self._aims: Counter[tuple[int, str]] = Counter()  # slots and nodes of shards on their way
         self._pauses: dict[int, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._others: set[Any] = set()  # actors that start, and those that retire
@@ -111,7 +111,7 @@ class Fleet:
     def crowded(self, slot: int) -> bool:
         """Whether two shards of a slot share a node while another node has none of it."""
         nodes = [shard.node for shard in self.members if shard.slot == slot]
-        return len(set(nodes)) < len(nodes) and bool(self.nodes.free - set(nodes))
+        return len(set(nodes)) < len(nodes) and bool(self.nodes.free.keys() - set(nodes))
 
     def check_nodes(self) -> None:
         """Gives up the shards of nodes that Ray knows to be gone."""
@@ -130,11 +130,11 @@ class Fleet:
     # --- starting ---------------------------------------------------------------------------
 
     async def _start(self, slot: int) -> None:
-        taken = {shard.node for shard in self.members if shard.slot == slot}
-        crowd = Counter(shard.node for shard in self.members) + self._aims
-        node = self.nodes.choose(taken, crowd)
+        there = Counter((shard.slot, shard.node) for shard in self.members) + self._aims
+        taken = {node for its, node in there if its == slot}
+        node = self.nodes.choose(taken, Counter(node for _, node in there.elements()))
         if node is not None:
-            self._aims[node] += 1
+            self._aims[slot, node] += 1
         try:
             shard = await self._create(slot, node)
         except Exception as error:
@@ -149,7 +149,7 @@ class Fleet:
         finally:
             self.starting[slot] -= 1
             if node is not None:
-                self._aims[node] -= 1
+                self._aims[slot, node] -= 1
             self.on_change()
 
     async def _create(self, slot: int, node: str | None) -> Shard:
@@ -170,10 +170,13 @@ class Fleet:
         self._others.add(actor)
         lease = asyncio.ensure_future(_renewed(actor))
         deadline = time.monotonic() + _START_S
+        known = self.nodes.free.keys()
         try:
             while not (await asyncio.wait([lease], timeout=_PROBE_S))[0]:
                 if node is not None and self.nodes.is_gone(node):
                     raise RuntimeError(f"node {node} went away")
+                if self.nodes.free.keys() - known:  # Ray might go on waiting for the old ones
+                    raise RuntimeError("a node has come that may suit better")
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"no answer in {_START_S:g} s")
             return self._enlist(actor, slot, lease.result())
@@ -186,7 +189,10 @@ class Fleet:
 
     async def _adopt(self, name: str) -> None:
         slot = int(name.removeprefix(self._prefix).partition("-")[0])
-        actor = await asyncio.to_thread(ray.get_actor, name, NAMESPACE)
+        try:
+            actor = await asyncio.to_thread(ray.get_actor, name, NAMESPACE)
+        except ValueError:  # it died just now
+            return
         try:
             async with asyncio.timeout(SILENCE_S):
                 lease = await _renewed(actor)

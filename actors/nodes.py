@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Mapping, Set
 from typing import Final
 
 import ray
@@ -24,14 +24,16 @@ class Nodes:
     """What is known of the nodes. Belongs to one event loop; Ray may be slow to notice a death."""
 
     def __init__(self) -> None:
-        self._alive: frozenset[str] = frozenset()
+        self._alive: dict[str, float] = {}
         self._avoided: dict[str, float] = {}
 
     @property
-    def free(self) -> frozenset[str]:
-        """Nodes that can be given a shard."""
+    def free(self) -> dict[str, float]:
+        """Nodes that can be given a shard, and their CPUs."""
         now = time.monotonic()
-        return frozenset(node for node in self._alive if self._avoided.get(node, 0.0) <= now)
+        return {
+            node: cpus for node, cpus in self._alive.items() if self._avoided.get(node, 0.0) <= now
+        }
 
     async def refresh(self) -> bool:
         """Asks Ray. Whether nodes came or went; no answer in time is no change."""
@@ -62,14 +64,22 @@ class Nodes:
         return choose(self.free or self._alive, taken, crowd)
 
 
-def choose(nodes: Iterable[str], taken: Set[str], crowd: Mapping[str, int]) -> str | None:
-    """A node without a replica of the slot if there is one, then that with the fewest shards."""
-    return min(nodes, key=lambda node: (node in taken, crowd.get(node, 0), node), default=None)
+def choose(nodes: Mapping[str, float], taken: Set[str], crowd: Mapping[str, int]) -> str | None:
+    """A node without a replica of the slot if there is one; of those, the one that will have the
+    fewest shards per CPU.
+    """
+
+    def burden(node: str) -> tuple[bool, float, str]:
+        return node in taken, (crowd.get(node, 0) + 1) / nodes[node], node
+
+    return min(nodes, key=burden, default=None)
 
 
-def _alive() -> frozenset[str]:
-    return frozenset(
-        node["NodeID"]
+def _alive() -> dict[str, float]:
+    """CPUs of the nodes that have enough for a shard."""
+    cpus = {
+        str(node["NodeID"]): float(node["Resources"].get("CPU", 0))
         for node in ray.nodes()
-        if node["Alive"] and node["Resources"].get("CPU", 0) >= CPU_SHARE
-    )
+        if node["Alive"]
+    }
+    return {node: number for node, number in cpus.items() if number >= CPU_SHARE}
