@@ -52,14 +52,19 @@ class Probe:
 
         The next manifest may be gone already, but not while the one before it is there.
         """
-        return os.path.exists(self._next) or not os.path.exists(self._own)
+        return os.access(self._next, os.F_OK) or not os.access(self._own, os.F_OK)
 
     def waiting_s(self) -> float:
-        """Age of the next manifest; 0 if there is none, or if it is gone again."""
-        try:
-            return max(time.time() - os.stat(self._next).st_mtime, 0.0)
-        except OSError:
+        """Age of the oldest manifest that is there behind the one read; 0 if there is none."""
+        if not self.changed():
             return 0.0
+        try:
+            names = [name for name in os.listdir(self._path) if name.startswith("manifest-")]
+            later = [self._path / name for name in names if name > os.path.basename(self._own)]
+            since = min(file.stat().st_mtime for file in later)
+        except (OSError, ValueError):  # ValueError: there is none
+            return 0.0
+        return max(time.time() - since, 0.0)
 
 
 def follow(path: Path, probe: Probe, build: Callable[[PartitionManifest], T]) -> T:

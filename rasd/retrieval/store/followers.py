@@ -143,8 +143,9 @@ class CorpusFollower(Generic[R]):
             identity = self._look()
             if identity != self._identity:
                 self._open(identity)
-            changed = [partition.refresh() for partition in self.partitions]
-            if not any(changed) or self._look() == identity:
+            for partition in self.partitions:
+                partition.refresh()
+            if self._look() == identity:  # else they may have read what is another's
                 return
         self._identity, self.partitions = _NOBODY, []  # made and dropped all the time
 

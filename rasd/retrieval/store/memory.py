@@ -22,7 +22,7 @@ from rasd.retrieval.store.names import among
 from rasd.tree import Bools
 
 SMALL: Final = 2**13
-"""Groups of fewer tokens are always indexed again with what comes: that takes 2 ms."""
+"""Groups of fewer tokens are always indexed again with what comes: that takes a millisecond."""
 LARGE: Final = 2**22
 """No group grows beyond this many tokens, so that sorting takes less than a second."""
 
