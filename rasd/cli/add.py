@@ -102,7 +102,7 @@ class _Task:
                 Upload(client, self.corpus, journal, report.settled).run(self._items(journal))
             finished = True
         except KeyboardInterrupt:
-            fail("interrupted; the same command goes on from here", _INTERRUPTED)
+            fail("not finished; the same command goes on from here", _INTERRUPTED)
         except RasdError as error:
             fail(f"{error}\nnot finished; the same command goes on from here")
         finally:

@@ -43,8 +43,9 @@ _ERRORS: Final[dict[int, type[RasdError]]] = {
 _RETRIED: Final = frozenset({429, 502, 503, 504})
 _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 30.0
-_TIMEOUT: Final = httpx.Timeout(180.0, connect=10.0)
-"""Above the server's own deadline, whose answer says more."""
+_TIMEOUT: Final = httpx.Timeout(60.0, connect=10.0)
+_WRITE_TIMEOUT: Final = httpx.Timeout(180.0, connect=10.0)
+"""Above the server's own deadlines, whose answers say more."""
 
 _PAGE: Final = 1000
 
@@ -71,7 +72,7 @@ class Client:
             raise ConfigError("the API key holds characters that no key has")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
-            self._http = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT)
+            self._http = httpx.Client(base_url=url, headers=headers)
         except httpx.InvalidURL as error:
             raise ConfigError(f"{url!r} is no address: {error}") from error
         self.url = url
@@ -105,13 +106,14 @@ class Client:
         """
         content = msgspec.json.encode(body) if isinstance(body, Mapping) else body
         headers = {} if content is None else {"Content-Type": "application/json"}
+        timeout = _TIMEOUT if method == "GET" else _WRITE_TIMEOUT
         give_up = time.monotonic() + self._patience_s
         pause_s = _FIRST_PAUSE_S
         while True:
             asked_s = 0.0
             try:
                 answer = self._http.request(
-                    method, path, content=content, headers=headers, params=query
+                    method, path, content=content, headers=headers, params=query, timeout=timeout
                 )
             except httpx.TransportError as error:
                 failure: RasdError = Unavailable(self._describe(error))

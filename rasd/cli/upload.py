@@ -88,8 +88,10 @@ class Upload:
                     self._waiting.append((batch, pool.submit(self._send, batch)))
                 while self._waiting:
                     self._settle()
-            except BaseException:
+            except BaseException as error:
                 self._client.stop()
+                if isinstance(error, KeyboardInterrupt) and self._waiting:
+                    say("interrupted; waiting for the answers to what was sent")
                 self._settle_what_succeeds()
                 raise
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rasd.cli import upload
+from rasd.cli.reading import Item, Position, Source
 from rasd.errors import Overloaded, StorageError, Unavailable
 from tests.cli.conftest import Place, served
 
@@ -300,3 +302,27 @@ def test_notes_that_cannot_be_kept_are_no_obstacle(place: Place, tmp_path: Path)
     result = place.run("add", "docs", str(source))
     assert (result.exit_code, "3 added" in result.stdout) == (0, True)
     assert "could not be resumed" in result.stderr
+
+
+def test_a_keyboard_interrupt_keeps_what_was_acknowledged(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload, "DOCUMENTS", 5)
+    source = write_lines(tmp_path / "docs.jsonl", *numbered(60))
+    read = Source.read
+
+    def interrupted(self: Source, start: Position, limit: int) -> Iterator[Item]:
+        for number, item in enumerate(read(self, start, limit)):
+            if number == 42:
+                raise KeyboardInterrupt
+            yield item
+
+    monkeypatch.setattr(Source, "read", interrupted)
+    stopped = place.run("add", "docs", str(source))
+    assert stopped.exit_code == 130
+    assert "40 added" in stopped.stdout and "goes on from here" in stopped.stderr
+    monkeypatch.setattr(Source, "read", read)
+    place.store.calls.clear()
+    went_on = place.run("add", "docs", str(source))
+    assert (went_on.exit_code, "60 added" in went_on.stdout) == (0, True)
+    assert sum(len(documents) for _, documents in place.asked("add")) == 20
