@@ -106,6 +106,16 @@ class Service:
         datastore["user_config"]["shards"] = count
         self.deploy()
 
+    def scale(self, shards: int, replicas: int) -> Any:
+        """Asks over HTTP for another number of shards; the datastore's status."""
+        body = json.dumps({"shards": shards, "replicas": replicas}).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(
+            f"{self.url}/v1/datastore/scale", body, headers, method="PUT"
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
     def status(self, path: str) -> int:
         try:
             with urllib.request.urlopen(self.url + path, timeout=10) as answer:

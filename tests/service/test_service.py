@@ -169,12 +169,14 @@ def test_a_corpus_is_made_quoted_and_dropped(service: Service) -> None:
 
 def test_shards_come_and_go_while_requests_run(service: Service) -> None:
     before = set(processes("ShardActor"))
+    untouched = {kind: processes(kind) for kind in ("Router", "EngineActor", "TargetRank")}
+    assert all(untouched.values())
     stream = service.stream(PROMPTS[0], temperature=0.0, max_tokens=400, ignore_eos=True)
     pieces = [next(stream)]
     service.set_shards(3)
     until(lambda: len(processes("ShardActor")) == 3, "three shards")
     assert before < set(processes("ShardActor"))
-    service.set_shards(1)
+    assert service.scale(1, 1)["override"]
     until(lambda: len(processes("ShardActor")) == 1, "one shard")
     service.set_shards(2)
     until(lambda: len(processes("ShardActor")) == 2, "two shards")
@@ -185,12 +187,14 @@ def test_shards_come_and_go_while_requests_run(service: Service) -> None:
     )
     assert tokens == plain.choices[0].tokens and len(tokens) == 400
     assert service.generate(PROMPTS[0], **GREEDY).choices[0].statistics.drafted["corpus"] > 0
+    assert untouched == {kind: processes(kind) for kind in untouched}
 
 
 def test_nothing_is_left_of_a_deleted_application(service: Service) -> None:
     from ray import serve
 
-    kinds = ("TargetRank", "DraftActor", "EngineActor", "ShardActor", "Router", "Datastore")
+    kinds = ("TargetRank", "DraftActor", "EngineActor", "ShardActor", "WriterActor", "Router")
+    kinds += ("Datastore",)
     assert all(processes(kind) for kind in kinds)
     serve.delete("rasd")
     until(lambda: not any(processes(kind) for kind in kinds), "nothing left", 30)

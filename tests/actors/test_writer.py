@@ -1,0 +1,86 @@
+"""The writer's actor: merges run elsewhere, corpora of the configuration are filled in turn."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from actors import writer
+from actors.writer import WriterActor, Writing, submit
+from rasd.config import CorpusConfig, DatastoreConfig, TargetConfig
+from rasd.errors import SegmentCorrupt, StoreLocked, Unavailable
+from tests.actors.clusters import ray_alone
+
+A, B = CorpusConfig(name="a", source="x"), CorpusConfig(name="b", source="y")
+
+
+class Catalog:
+    """Fills corpora; those in ``faults`` fail so often before."""
+
+    def __init__(self, **faults: int) -> None:
+        self.faults = faults
+        self.calls: list[str] = []
+        self.running = 0
+
+    async def seed(self, corpus: CorpusConfig, progress: Any) -> None:
+        self.running += 1
+        assert self.running == 1
+        self.calls.append(corpus.name)
+        await asyncio.sleep(0)
+        self.running -= 1
+        if self.faults.get(corpus.name, 0):
+            self.faults[corpus.name] -= 1
+            raise StoreLocked("another process writes")
+
+
+async def test_corpora_are_filled_in_turn_and_tried_again_after_longer_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses: list[float] = []
+    catalog: Any = Catalog(a=11)
+    sleep = asyncio.sleep
+
+    async def pause(seconds: float) -> None:
+        if seconds:
+            pauses.append(seconds)
+        await sleep(0)
+
+    actor = WriterActor(TargetConfig(), DatastoreConfig(corpora=[A, B]))
+    monkeypatch.setattr(writer.asyncio, "sleep", pause)
+    await asyncio.gather(*(actor._seed(catalog, corpus) for corpus in (A, B)))
+    assert catalog.calls[:2] == ["a", "b"] and catalog.calls[2:] == ["a"] * 11
+    assert pauses == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+
+
+async def test_it_cannot_be_asked_before_it_is_ready() -> None:
+    actor = WriterActor(TargetConfig(), DatastoreConfig())
+    with pytest.raises(Unavailable, match="cannot add now"):
+        await actor.ask("add", "a", [])
+    with pytest.raises(Unavailable, match="starting; repeat the call"):
+        await Writing(TargetConfig(), DatastoreConfig()).ask("add", "a", [], deadline_s=1)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    with ray_alone():
+        yield
+
+
+@pytest.mark.ray
+def test_merges_run_in_other_processes_and_fail_as_they_are(cluster: None) -> None:
+    def where(shift: int) -> int:
+        return os.getpid() + shift
+
+    def fail(reason: str) -> None:
+        raise SegmentCorrupt(reason)
+
+    elsewhere = submit(where, 0).result(60)
+    assert elsewhere != os.getpid()
+    with pytest.raises(SegmentCorrupt, match="source 3") as failed:
+        submit(fail, "source 3").result(60)
+    assert type(failed.value) is SegmentCorrupt
+    assert writer._task(where) is writer._task(where)
