@@ -81,14 +81,14 @@ def _corpora(corpora: list[dict[str, Any]]) -> RenderableType:
 
 
 def _shards(shards: list[dict[str, Any]]) -> RenderableType:
-    columns = ("shard", "node", "partitions", "tokens", "memory", "queries", "per s")
+    columns = ("shard", "address", "partitions", "tokens", "memory", "queries", "per s")
     return grid(
         "Shards",
         (*columns, "p50", "p99", "lag"),
         (
             (
                 f"{shard['slot']}.{shard['replica']}",
-                shard["node"],
+                shard["address"].removeprefix("tcp://"),
                 f"{shard['partitions']:,}",
                 count(shard["tokens"]),
                 size(shard["resident_bytes"]),
