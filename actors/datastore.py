@@ -10,7 +10,8 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -198,7 +199,7 @@ class Datastore:
             override=scaling.override is not None,
             moving=controller.moving,
             version=controller.table.version,
-            corpora=corpora,
+            corpora=[_with_damage(corpus, [status for *_, status in shards]) for corpus in corpora],
             shards=[status.info(slot, replica) for slot, replica, status in shards],
         )
 
@@ -241,6 +242,12 @@ async def _status(shard: Shard) -> ShardStatus | None:
     return status
 
 
+def _with_damage(corpus: CorpusInfo, statuses: Iterable[ShardStatus]) -> CorpusInfo:
+    """Names the files that shards refuse, too."""
+    refused = {file for status in statuses for file in status.damaged.get(corpus.name, ())}
+    return replace(corpus, damaged=sorted({*corpus.damaged, *refused}))
+
+
 def _build_name(secret: bytes) -> str:
     """As new as the secret: shards of one build of the application must not end up in another."""
     return hashlib.sha256(secret).hexdigest()[:12]
@@ -255,4 +262,5 @@ def _shard_setting(config: AppConfig, store: DatastoreConfig) -> ShardSetting:
         config.retrieval,
         LEASE_S,
         store.store.refresh_s,
+        config.target,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from actors.rpc import Call, Client
 from actors.wire import ShardReply
@@ -20,6 +20,7 @@ from rasd.retrieval.flat import unpack_answers
 from rasd.stages import RetrieveQuery
 from rasd.trie import Continuations
 
+A = TypeVar("A")
 Tenant = frozenset[str]
 """What a query may read. Who reads the same corpora knows the same."""
 
@@ -153,6 +154,16 @@ class Peer:
         question = Question(self, ask, call, self._clock())
         self.owed.append(question)
         return question
+
+    def call(self, message: object, answer: type[A]) -> Call[A] | None:
+        """Asks it something that may as well stay unanswered: no breaker counts it.
+
+        None if it cannot be asked.
+        """
+        try:
+            return self._client.call(message, answer)
+        except RasdError:
+            return None
 
     def review(self) -> None:
         """Takes note of all that came, and counts what did not come in time as misses.

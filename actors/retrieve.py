@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from actors.hedge import Choice, Part, choose
+from actors.near import Near
 from actors.peer import Ask, Peer, Tenant
 from actors.rpc import Client, take_in
 from actors.table import ShardTable
@@ -14,17 +15,22 @@ from actors.wire import ShardQuery, encode
 from rasd.config import RetrievalConfig, SpeculationConfig
 from rasd.errors import StageTimeout
 from rasd.retrieval import flat
+from rasd.retrieval.dense.select import united, widened
 from rasd.retrieval.merge import merge_all
 from rasd.retrieval.merge import warm_up as warm_up_merge
-from rasd.stages import RetrieveReply, RetrieveRequest
+from rasd.stages import RetrieveQuery, RetrieveReply, RetrieveRequest
 from rasd.tree import Int32s
 from rasd.trie import Continuations
 
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """A slot of the table: the version to ask for, and its processes."""
+    """A slot of the table: the version to ask for, and its processes.
 
+    ``key`` names what it holds: its number and version.
+    """
+
+    key: tuple[int, int]
     corpora: frozenset[str]
     version: int
     peers: list[Peer]
@@ -35,6 +41,7 @@ class _Group:
     """Queries of a request that the same replicas of a slot are asked for."""
 
     places: list[int] = field(default_factory=list)
+    queries: list[RetrieveQuery] = field(default_factory=list)
     tenants: set[Tenant] = field(default_factory=set)
 
 
@@ -64,6 +71,8 @@ class RemoteRetriever:
         self._turn = 0
         self._slots: list[_Slot] = []
         self._peers: dict[str, Peer] = {}
+        dense = settings.dense
+        self._near = None if dense is None else Near(dense, settings, vocabulary, clock)
         flat.warm_up()
         warm_up_merge()
 
@@ -77,54 +86,65 @@ class RemoteRetriever:
             self._peers[address] = peer
         self._slots = [
             _Slot(
+                (number, slot.version),
                 frozenset(slot.holdings),
                 slot.version,
                 [self._peers[address] for address in slot.addresses],
             )
-            for slot in table.slots
+            for number, slot in enumerate(table.slots)
         ]
         for peer in known.values():
             peer.close()
 
     def observe(self, sequence: int, tokens: Int32s) -> None:
-        """Nothing: a query brings its tail."""
+        """Its first tokens are its prompt, which may select what it is asked by."""
+        if self._near is not None:
+            self._near.choices.observe(sequence, tokens)
 
     def release(self, sequence: int) -> None:
-        """Nothing: no shard knows sequences."""
+        """Forgets what its prompt selected. No shard knows sequences."""
+        if self._near is not None:
+            self._near.release(sequence)
 
     def retrieve(self, request: RetrieveRequest) -> Retrieving:
         """See `rasd.stages.Retriever`."""
         for peer in self._peers.values():
             peer.review()
-        readers: dict[tuple[str, ...], list[int]] = {}
-        for place, query in enumerate(request.queries):
-            readers.setdefault(query.corpora, []).append(place)
-        parts = [part for slot in self._slots for part in self._ask(slot, request, readers)]
+        copied: list[Continuations | None] = [None] * len(request.queries)
+        if self._near is not None:
+            self._near.step(request.queries, self._slots)
+            copied = [self._near.choices.copied(query) for query in request.queries]
+        parts = [part for slot in self._slots for part in self._ask(slot, request)]
         self._turn += 1
-        return Retrieving(request, parts, self._settings.nodes, self._clock)
+        return Retrieving(request, parts, copied, self._settings.nodes, self._clock)
 
     def close(self) -> None:
         """Leaves the shards to their owner."""
         self.set_table(ShardTable(0))
 
-    def _ask(
-        self, slot: _Slot, request: RetrieveRequest, readers: dict[tuple[str, ...], list[int]]
-    ) -> list[Part]:
+    def _ask(self, slot: _Slot, request: RetrieveRequest) -> list[Part]:
         """Asks a slot: one part, but where tenants differ in whom they leave alone."""
         turn = self._turn % max(len(slot.peers), 1)
         peers = slot.peers[turn:] + slot.peers[:turn]
         groups: dict[Choice, _Group] = {}
-        for corpora, places in readers.items():
-            if not slot.corpora.isdisjoint(corpora):
-                tenant = frozenset(corpora)
+        chosen: dict[tuple[str, ...], _Group] = {}
+        for place, query in enumerate(request.queries):
+            asked = query if self._near is None else self._near.choices.asks(query, slot.key)
+            if asked is None or slot.corpora.isdisjoint(asked.corpora):
+                continue
+            group = chosen.get(query.corpora)
+            if group is None:
+                tenant = frozenset(query.corpora)
                 group = groups.setdefault(choose(peers, tenant), _Group())
-                group.places += places
                 group.tenants.add(tenant)
+                chosen[query.corpora] = group
+            group.places.append(place)
+            group.queries.append(asked)
         parts = []
         for choice, group in groups.items():
-            queries = [request.queries[place] for place in group.places]
-            query = ShardQuery(slot.version, request.step, flat.pack_queries(queries))
-            ask = Ask(request.step, queries, group.tenants, encode(query), self._vocabulary)
+            packed = flat.pack_queries(group.queries)
+            body = encode(ShardQuery(slot.version, request.step, packed))
+            ask = Ask(request.step, group.queries, group.tenants, body, self._vocabulary)
             parts.append(Part(ask, group.places, choice, self._speculation.retrieve_deadline_s))
             parts[-1].advance(self._clock())
         return parts
@@ -137,11 +157,13 @@ class Retrieving:
         self,
         request: RetrieveRequest,
         parts: list[Part],
+        copied: list[Continuations | None],
         nodes: int,
         clock: Callable[[], float],
     ) -> None:
         self._request = request
         self._parts = parts
+        self._copied = copied
         self._nodes = nodes
         self._clock = clock
 
@@ -177,7 +199,11 @@ class Retrieving:
         for part in self._parts:
             question = part.answer
             partial = partial or question is None or question.partial
-            found = question.found if question is not None and question.found is not None else []
-            for place, each in zip(part.places, found, strict=False):
-                answers[place].append(each)
+            if question is None or question.found is None:
+                continue
+            for place, asked, found in zip(
+                part.places, question.ask.queries, question.found, strict=True
+            ):
+                answers[place].append(widened(found, asked, self._request.queries[place]))
+        answers = [united(*each) for each in zip(self._copied, answers, strict=True)]
         return RetrieveReply(self._request.step, merge_all(answers, self._nodes), partial)

@@ -9,22 +9,29 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import ray
 
 from actors.cluster import log_to_stderr, node_address
 from actors.rpc import Server
 from actors.table import Holdings, ShardLease, ShardStatus
-from actors.wire import ShardQuery, ShardReply
-from rasd.config import RetrievalConfig
+from actors.wire import DenseQuery, DenseReply, ShardQuery, ShardReply
+from rasd.config import RetrievalConfig, TargetConfig
 from rasd.errors import StageUnavailable
+from rasd.params import MAX_PASSAGES
 from rasd.retrieval import LocalRetriever, ShardStore, flat
+from rasd.retrieval.dense.packed import pack_passages
 from rasd.retrieval.meter import Meter
 from rasd.stages import RetrieveRequest
+
+if TYPE_CHECKING:
+    from rasd.retrieval.dense.background import Background
+    from rasd.retrieval.dense.embed import Embedder
 
 BEHIND_S: Final = 30.0
 """How long engines may ask for a version after another one was loaded."""
@@ -39,7 +46,8 @@ _log = logging.getLogger(__name__)
 class ShardSetting:
     """What all shards of an application have in common.
 
-    Every ``refresh_s`` a shard looks for writes (`rasd.config.StoreConfig`).
+    Every ``refresh_s`` a shard looks for writes (`rasd.config.StoreConfig`). Of ``target``, the
+    token embeddings are read where passages are selected by meaning.
     """
 
     root: Path
@@ -48,6 +56,7 @@ class ShardSetting:
     retrieval: RetrievalConfig
     lease_s: float
     refresh_s: float = 0.2
+    target: TargetConfig = field(default_factory=TargetConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +82,8 @@ class ShardService:
         self._lock = threading.Lock()  # held by who changes what is loaded
         self._meter = Meter()
         self._closed = threading.Event()
-        self.server = Server(host, secret, {ShardQuery: self._search})
+        self._dense = _background(setting)
+        self.server = Server(host, secret, {ShardQuery: self._search, DenseQuery: self._select})
         threading.Thread(target=self._follow, name="refresh", daemon=True).start()
 
     @property
@@ -128,8 +138,10 @@ class ShardService:
         )
 
     def close(self) -> None:
-        """Ends both threads, soon."""
+        """Ends its threads, soon."""
         self._closed.set()
+        if self._dense is not None:
+            self._dense.close()
         self.server.stop()
 
     def _open(self, holdings: Holdings) -> LocalRetriever:
@@ -154,6 +166,8 @@ class ShardService:
                     retriever.refresh()
                 except Exception:  # it never raises; but nobody would notice if it did
                     _log.exception("what was written is not found yet; tried again soon")
+            if self._dense is not None:
+                self._dense.follow([retriever.store for retriever in retrievers.values()])
 
     def _search(self, query: ShardQuery) -> ShardReply:
         version = self._loaded.get(query.version)
@@ -164,6 +178,30 @@ class ShardService:
         reply = version.retriever.retrieve(request).wait(0)
         self._meter.add(len(request.queries), time.perf_counter() - started)
         return ShardReply(query.step, flat.pack_answers(reply.found), reply.partial)
+
+    def _select(self, query: DenseQuery) -> DenseReply:
+        version = self._loaded.get(query.version)
+        if version is None or self._dense is None:
+            raise StageUnavailable(f"version {query.version} is not selected from")
+        count = min(max(query.count, 0), MAX_PASSAGES)
+        store, prompt = version.retriever.store, query.prompt.astype(np.uint32)
+        return DenseReply(pack_passages(self._dense.search(store, prompt, query.corpora, count)))
+
+
+def _background(setting: ShardSetting) -> Background | None:
+    """Builds indexes of meaning, if they are wanted. faiss is loaded only then."""
+    dense, target = setting.retrieval.dense, setting.target
+    if dense is None:
+        return None
+    from rasd.retrieval.dense.background import Background
+    from rasd.retrieval.dense.load import load_embedder
+    from rasd.text import load_tokenizer
+
+    def load() -> Embedder:
+        tokenizer = load_tokenizer(target.model, target.revision)
+        return load_embedder(dense.embedder, target.model, target.revision, tokenizer)
+
+    return Background(load, dense)
 
 
 def _needed(versions: Mapping[int, _Version], now_s: float) -> list[int]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from rasd.engine.api import Gauges, Output
 from rasd.engine.loop import Cancel, Submit
 from rasd.errors import RasdError, WireError
+from rasd.retrieval.dense.packed import PackedPassages
 from rasd.retrieval.flat import PackedAnswers, PackedQueries
 from rasd.stages import (
     DraftReply,
@@ -30,6 +31,7 @@ from rasd.stages import (
     VerifyReply,
     VerifyRequest,
 )
+from rasd.tree import Int32s
 
 MAX_MESSAGE_BYTES: Final = 64 * 2**20
 MAX_DIMENSIONS: Final = 2
@@ -89,6 +91,23 @@ class ShardQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class DenseQuery:
+    """Engine to shard: the ``count`` passages of these corpora nearest to a prompt int32[n]."""
+
+    version: int
+    prompt: Int32s
+    corpora: tuple[str, ...]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class DenseReply:
+    """Shard to engine: best first; none while nothing is indexed."""
+
+    passages: PackedPassages
+
+
+@dataclass(frozen=True, slots=True)
 class ShardReply:
     """Shard to engine. ``partial``: a file of a corpus that some query reads does not serve."""
 
@@ -108,6 +127,8 @@ MESSAGES: Final[tuple[type, ...]] = (
     Features,
     ShardQuery,
     ShardReply,
+    DenseQuery,
+    DenseReply,
     Submit,
     Cancel,
     Step,

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rasd.errors import ConfigError
-from rasd.params import MAX_NODES, Speculation
+from rasd.params import MAX_NODES, MAX_PASSAGES, Speculation
 
 EMBEDDED = Path(__file__).parent.parent / "deploy" / "models" / "embedded"
 STDLIB_CORPUS = "stdlib"
@@ -63,13 +63,34 @@ class DrafterConfig(Section):
     page_size: Annotated[int, Field(ge=1, le=1024)] = 16
 
 
+class DenseConfig(Section):
+    """Passages of the corpora that are near a prompt in meaning.
+
+    Per sequence ``passages`` of ``passage_tokens`` are copied and then searched without asking
+    anybody; with 0 only for requests that ask for some. ``ask`` says who is asked beside that:
+    all corpora, those the passages came from (``selected``), or none. ``embedder`` is ``tokens``
+    (of the target, nothing to download) or a model of sentence-transformers. A prompt that is not
+    answered in ``deadline_s`` selects nothing.
+    """
+
+    passages: Annotated[int, Field(ge=0, le=MAX_PASSAGES)] = 64
+    passage_tokens: Annotated[int, Field(ge=16, le=512, multiple_of=2)] = 128
+    ask: Literal["all", "selected", "none"] = "all"
+    embedder: Annotated[str, Field(min_length=1)] = "tokens"
+    deadline_s: Seconds = 1.0
+
+
 class RetrievalConfig(Section):
-    """Suffixes of ``suffix_max`` down to ``suffix_min`` tokens, continued ``depth`` tokens deep."""
+    """Suffixes of ``suffix_max`` down to ``suffix_min`` tokens, continued ``depth`` tokens deep.
+
+    ``dense`` is null for no indexes of meaning, which cost memory and time at every write.
+    """
 
     suffix_max: Annotated[int, Field(ge=1, le=64)] = 16
     suffix_min: Annotated[int, Field(ge=1, le=64)] = 2
     depth: Annotated[int, Field(ge=1, le=64)] = 10
     nodes: Annotated[int, Field(ge=1, le=MAX_NODES)] = 64
+    dense: DenseConfig | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> RetrievalConfig:

@@ -228,6 +228,8 @@ class LLM:
         if unknown:
             known = ", ".join(self.corpora) or "none"
             raise NotFound(f"no corpus {unknown[0]!r}; there are: {known}", param="corpora")
+        if params.passages and not self._stages.by_meaning:
+            raise InvalidRequest("passages needs the setting retrieval.dense", param="passages")
         return replace(params, seed=seed, corpora=corpora)
 
 

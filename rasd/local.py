@@ -47,7 +47,10 @@ Auto = Literal["auto"]
 
 @dataclass(frozen=True, slots=True)
 class LocalStages:
-    """Loaded stages, and what an engine must know of the model beside them."""
+    """Loaded stages, and what an engine must know of the model beside them.
+
+    ``by_meaning``: whether passages near a prompt can be copied.
+    """
 
     tokenizer: PreTrainedTokenizerFast
     target: Target
@@ -57,6 +60,7 @@ class LocalStages:
     corpora: tuple[str, ...]
     eos: frozenset[int]
     browsers: dict[str, Browser] = field(default_factory=dict)
+    by_meaning: bool = False
 
     def ids_of(self, digests: Mapping[str, Sequence[bytes]]) -> dict[Key, str | None]:
         """Ids of documents by corpus and digest, as far as they can be read."""
@@ -136,15 +140,19 @@ def load_stages(config: AppConfig) -> LocalStages:
     loaded = load_model(target)
     drafter = _load_drafter(config.drafter, target, loaded)
     names = tuple(corpus.name for corpus in store.corpora) if store else ()
+    corpus = _open_corpora(tokenizer, store, config.retrieval) if store and names else None
+    if corpus is not None:
+        corpus = _by_meaning(corpus, tokenizer, config)
     return LocalStages(
         tokenizer,
         LocalTarget(loaded, target, drafter),
         drafter,
         PromptRetriever(config.retrieval),
-        _open_corpora(tokenizer, store, config.retrieval) if store and names else None,
+        corpus,
         names,
         eos_of(loaded.model),
         {name: Browser(Path(store.root).expanduser(), name) for name in names} if store else {},
+        config.retrieval.dense is not None,
     )
 
 
@@ -178,6 +186,21 @@ def _open_corpora(
         tokenizer_hash=intake.tokenizer_hash,
     )
     return LocalRetriever(shard, retrieval)
+
+
+def _by_meaning(
+    corpus: LocalRetriever, tokenizer: PreTrainedTokenizerFast, config: AppConfig
+) -> LocalRetriever:
+    from rasd.retrieval.dense.load import load_embedder  # faiss and all: only where it is wanted
+    from rasd.retrieval.dense.local import DenseRetriever
+    from rasd.retrieval.dense.store import DenseStore
+
+    dense, target = config.retrieval.dense, config.target
+    if dense is None:
+        return corpus
+    embedder = load_embedder(dense.embedder, target.model, target.revision, tokenizer)
+    indexes = DenseStore(embedder, dense)
+    return DenseRetriever(corpus, config.retrieval, dense, indexes, len(tokenizer))
 
 
 def _fill(root: Path, corpus: CorpusConfig, intake: Intake, store: DatastoreConfig) -> None:

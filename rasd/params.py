@@ -21,6 +21,7 @@ MAX_STOP_CHARS: Final = 256
 MAX_LOGIT_BIAS: Final = 1024
 MAX_CHOICES: Final = 128
 MAX_NODES: Final = 256
+MAX_PASSAGES: Final = 256
 MAX_SEED: Final = 2**63 - 1
 MAX_NEW_TOKENS: Final = 2**24
 
@@ -47,6 +48,8 @@ class SamplingParams:
         nodes: most drafted nodes per step beside the root; None takes the engine's setting.
         corpora: names of the corpora to ask; None asks all that the caller may read.
         return_origins: say which documents the accepted retrieved tokens stand in.
+        passages: how many passages near the prompt are copied for it at most; None takes the
+            setting.
     """
 
     max_tokens: int = 16
@@ -68,6 +71,7 @@ class SamplingParams:
     nodes: int | None = None
     corpora: tuple[str, ...] | None = None
     return_origins: bool = False
+    passages: int | None = None
 
     def __post_init__(self) -> None:
         self._check_kinds()
@@ -83,6 +87,7 @@ class SamplingParams:
         _check_optional_int("seed", self.seed, -MAX_SEED - 1, MAX_SEED)
         _check_optional_int("logprobs", self.logprobs, 0, MAX_LOGPROBS)
         _check_optional_int("nodes", self.nodes, 0, MAX_NODES)
+        _check_optional_int("passages", self.passages, 0, MAX_PASSAGES)
         self._check_stops()
         self._check_bias()
         if self.speculation not in SPECULATIONS:

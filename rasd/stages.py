@@ -246,13 +246,15 @@ class RetrieveQuery:
 
     ``tail`` holds the newest decided tokens, at most as many as the longest suffix, the root
     last. ``corpora`` are the names the sequence may read; a prompt lookup ignores both.
-    ``origins`` asks where each node was found.
+    ``origins`` asks where each node was found. ``passages`` is how many near its prompt the
+    sequence wants copied; None takes the setting.
     """
 
     sequence: int
     tail: Int32s
     corpora: tuple[str, ...]
     origins: bool = False
+    passages: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

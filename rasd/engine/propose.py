@@ -176,6 +176,7 @@ class Proposer:
                 s.since(max(len(s.tokens) - longest, 0)),
                 s.request.params.corpora or () if kind == CORPUS else (),
                 s.request.params.return_origins,
+                s.request.params.passages,
             )
             for s in wanting
         ]

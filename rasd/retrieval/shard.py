@@ -188,6 +188,11 @@ class ShardStore:
         return sum(view.tokens for views in self._snapshot.views.values() for view in views)
 
     @property
+    def views(self) -> Mapping[str, tuple[PartitionView, ...]]:
+        """Per corpus what is searched now, in order of the partitions held."""
+        return self._snapshot.views
+
+    @property
     def versions(self) -> dict[str, tuple[int, ...]]:
         """Per corpus, the manifests that are searched, in order of the partitions held."""
         return {
