@@ -183,7 +183,8 @@ def test_a_damaged_segment_is_written_anew(service: Service, history: History) -
     client = service.client()
     with asking(service.client, history, CORPUS, 5):
         service.kill("ShardActor")
-        service.settled(1, 1)
+        corpora = {corpus.name: corpus for corpus in service.settled(1, 1).corpora}
+        assert corpora["seeded"].damaged == [f"{path.name}/{seg_path(path, damaged).name}"]
         assert client.ask([[1, 2, 3, 4]], "seeded").partial
         until(lambda: damaged not in {one.number for one in newest(path).segments}, "repair", 60)
         until(lambda: not client.ask([[1, 2, 3, 4]], "seeded").partial, "complete", 30)
