@@ -65,12 +65,11 @@ class Controller:
 
     def tell(self, name: str, corpus: Corpus | None) -> None:
         """A corpus was just made, or dropped: sooner than the next look would see."""
-        self._told += 1
-        self.corpora = dict(self.corpora or {})
-        if corpus is None:
-            self.corpora.pop(name, None)
-        else:
-            self.corpora[name] = corpus
+        self._told += 1  # what is being looked up may lack it
+        if self.corpora is None:
+            return
+        others = {its: known for its, known in self.corpora.items() if its != name}
+        self.corpora = others if corpus is None else {**others, name: corpus}
         self.wake()
 
     async def next_table(self, known: int, patience_s: float) -> ShardTable | None:

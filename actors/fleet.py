@@ -82,9 +82,13 @@ class Fleet:
         """Takes over what an earlier controller left. The newest version that a shard knows.
 
         Those that are slow to answer join later, or are killed.
+
+        Raises:
+            TimeoutError: Ray does not say what there is.
         """
         await self.nodes.refresh()
-        names = await asyncio.to_thread(_names, self._prefix)
+        async with asyncio.timeout(SILENCE_S):
+            names = await asyncio.to_thread(_names, self._prefix)
         adoptions = [self._spawn(self._adopt(name)) for name in names]
         if adoptions:
             await asyncio.wait(adoptions, timeout=_ADOPT_S)
@@ -144,6 +148,7 @@ class Fleet:
             await asyncio.sleep(pause_s)
         else:
             self._pauses.pop(slot, None)
+            self.nodes.trust(shard.node)
             if node is not None and shard.node != node:
                 self.nodes.avoid(node)  # it did not fit there
         finally:

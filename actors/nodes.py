@@ -15,8 +15,10 @@ from actors.cluster import CPU_SHARE
 _log = logging.getLogger(__name__)
 
 AVOID_S: Final = 30.0
-"""How long a node gets no shard after one fell silent there, or could not be put there."""
+"""How long a node gets no shard after one fell silent there, or could not be put there; each time
+twice as long, until one runs there."""
 
+_LONGEST_S: Final = 3600.0
 _ANSWER_S: Final = 5.0
 
 
@@ -25,14 +27,16 @@ class Nodes:
 
     def __init__(self) -> None:
         self._alive: dict[str, float] = {}
-        self._avoided: dict[str, float] = {}
+        self._avoided: dict[str, tuple[float, float]] = {}  # until when, and for how long
 
     @property
     def free(self) -> dict[str, float]:
         """Nodes that can be given a shard, and their CPUs."""
         now = time.monotonic()
         return {
-            node: cpus for node, cpus in self._alive.items() if self._avoided.get(node, 0.0) <= now
+            node: cpus
+            for node, cpus in self._alive.items()
+            if node not in self._avoided or self._avoided[node][0] <= now
         }
 
     async def refresh(self) -> bool:
@@ -51,8 +55,14 @@ class Nodes:
         return bool(self._alive) and node not in self._alive
 
     def avoid(self, node: str) -> None:
-        """Puts nothing there for `AVOID_S`, unless there is no other."""
-        self._avoided[node] = time.monotonic() + AVOID_S
+        """Puts nothing there for a while, unless there is no other."""
+        _, before = self._avoided.get(node, (0.0, AVOID_S / 2))
+        span = min(2 * before, _LONGEST_S)
+        self._avoided[node] = time.monotonic() + span, span
+
+    def trust(self, node: str) -> None:
+        """A shard runs there."""
+        self._avoided.pop(node, None)
 
     def choose(self, taken: Set[str], crowd: Mapping[str, int]) -> str | None:
         """The node for one more shard of a slot; None leaves it to Ray.

@@ -143,6 +143,17 @@ async def test_whoever_polls_hears_of_the_next_table(service: Running) -> None:
     assert after is not None and after.version > table.version
 
 
+async def test_what_is_told_before_the_root_is_known_is_not_all_there_is(
+    service: Running,
+) -> None:
+    service.root.corpora["two"] = Corpus(3, 2.0)
+    service.controller.tell("two", Corpus(3, 2.0))
+    service.controller.set_scale(Scale(1, 1))
+    assert service.controller.corpora is None
+    await service.until(lambda: bool(service.controller.table.version))
+    assert service.serves("one", "two")
+
+
 async def test_corpora_are_followed_told_or_not(service: Running) -> None:
     service.controller.set_scale(Scale(2, 1))
     await service.until(lambda: service.serves("one"))

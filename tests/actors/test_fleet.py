@@ -14,7 +14,6 @@ import ray
 
 from actors import fleet as fleets
 from actors.fleet import Fleet, Shard
-from actors.nodes import choose
 from actors.shard import ShardSetting
 from actors.table import Holdings, ShardLease
 from rasd.config import RetrievalConfig
@@ -175,14 +174,3 @@ async def test_who_cannot_start_says_so_and_is_not_counted(
     monkeypatch.undo()
     monkeypatch.setattr(fleets, "ShardActor", FakeShard)
     await started(fleet, 0)
-
-
-def test_a_node_is_chosen_without_a_twin_then_with_the_fewest() -> None:
-    alike = {"a": 4.0, "b": 4.0, "c": 4.0}
-    assert choose({}, set(), {}) is None
-    assert choose(alike, set(), {}) == "a"
-    assert choose(alike, set(), {"a": 1, "c": 1}) == "b"
-    assert choose(alike, {"b", "c"}, {"a": 5}) == "a"
-    assert choose(alike, {"a", "b", "c"}, {"a": 2, "b": 1, "c": 2}) == "b"
-    assert choose({"a": 2.0, "b": 8.0}, set(), {"b": 2}) == "b"
-    assert choose({"a": 2.0, "b": 8.0}, set(), {"b": 4}) == "a"
