@@ -21,7 +21,7 @@ from rasd.engine.api import EngineSettings, Output, Request, Statistics
 from rasd.engine.engine import Engine
 from rasd.errors import ConfigError, InvalidRequest, NotFound
 from rasd.local import Auto, config_of, load_stages
-from rasd.params import MAX_SEED, SamplingParams
+from rasd.params import MAX_SEED, SamplingParams, check_passages
 from rasd.quotes import Key, Quote, Quotes
 from rasd.stages import Logprobs
 from rasd.text import TextStream, encode, encode_chat
@@ -228,8 +228,7 @@ class LLM:
         if unknown:
             known = ", ".join(self.corpora) or "none"
             raise NotFound(f"no corpus {unknown[0]!r}; there are: {known}", param="corpora")
-        if params.passages and not self._stages.by_meaning:
-            raise InvalidRequest("passages needs the setting retrieval.dense", param="passages")
+        check_passages(params, self._stages.by_meaning)
         return replace(params, seed=seed, corpora=corpora)
 
 

@@ -154,6 +154,18 @@ class SamplingParams:
         )
 
 
+def check_passages(params: SamplingParams, by_meaning: bool) -> None:
+    """Refuses passages where none can be found (`rasd.config.DenseConfig`).
+
+    Raises:
+        InvalidRequest: some are asked for.
+    """
+    if params.passages and not by_meaning:
+        raise InvalidRequest(
+            f"passages needs the setting retrieval.dense; got {params.passages}", param="passages"
+        )
+
+
 def _check_int(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidRequest(f"{name} must be an integer; got {value!r}", param=name)

@@ -34,6 +34,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("seed", 1.5, "an integer; got 1.5"),
     ("logprobs", 21, "between 0 and 20; got 21"),
     ("nodes", 257, "between 0 and 256; got 257"),
+    ("passages", 257, "between 0 and 256; got 257"),
     ("speculation", "eagle", "one of off, draft, prompt, corpus, rasd; got 'eagle'"),
     ("stop", "END", "a list; got 'END'"),
     ("stop_token_ids", 3, "a list; got 3"),

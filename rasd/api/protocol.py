@@ -137,6 +137,14 @@ class GenerationBody(_Strict):
             "corpus's document, or of prompt and answer. A stream says so in its last chunk."
         ),
     ] = None
+    passages: Annotated[
+        int | None,
+        Field(
+            description="How many passages of the corpora near the prompt in meaning are copied "
+            "for this request at most, and searched without asking the datastore. Needs the "
+            "service's setting `retrieval.dense`, which also gives the default."
+        ),
+    ] = None
 
     @property
     def include_usage(self) -> bool:
@@ -164,6 +172,7 @@ class GenerationBody(_Strict):
             "nodes": self.nodes,
             "corpora": None if self.corpora is None else tuple(self.corpora),
             "return_origins": self.return_origins,
+            "passages": self.passages,
         }
         chosen = {name: value for name, value in given.items() if value is not None}
         return SamplingParams(max_tokens=max_tokens, logprobs=logprobs, **chosen)

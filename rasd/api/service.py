@@ -25,7 +25,7 @@ from rasd.api.tokens import TokenTexts
 from rasd.config import RouterConfig
 from rasd.engine.api import EngineClient, Request
 from rasd.errors import InvalidRequest, NotFound, Unavailable, UnsupportedParameter
-from rasd.params import MAX_SEED, SamplingParams
+from rasd.params import MAX_SEED, SamplingParams, check_passages
 from rasd.stages import TargetInfo
 from rasd.tree import Int32s
 
@@ -67,6 +67,7 @@ class TextService:
         info: what the target can hold.
         corpora: names of the corpora there are now; asked for every request.
         resolve: finds ids of documents, for requests that ask what they quote.
+        by_meaning: whether passages near a prompt can be copied (`rasd.config.DenseConfig`).
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class TextService:
         info: TargetInfo,
         corpora: Callable[[], Iterable[str]] = tuple,
         resolve: Resolve | None = None,
+        by_meaning: bool = False,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
@@ -84,6 +86,7 @@ class TextService:
         self.intake = Intake(tokenizer, info)
         self.corpora = corpora
         self.resolve = resolve
+        self.by_meaning = by_meaning
         self.created = int(time.time())
         self.texts = TokenTexts(tokenizer)
         self.gate = Gate(config.max_running, config.max_queued, config.queue_deadline_s)
@@ -179,6 +182,7 @@ class TextService:
         self.gate.refuse_if_full(choices)
         self.intake.check_ids("logit_bias", ask.params.logit_bias)
         self.intake.check_ids("stop_token_ids", ask.params.stop_token_ids)
+        check_passages(ask.params, self.by_meaning)
         corpora = caller.resolve(ask.params.corpora, self.corpora())
         resolved = replace(ask.params, corpora=corpora)
         prompts = await self.intake.encode(ask.prompts)

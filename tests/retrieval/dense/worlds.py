@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,15 @@ def embedder() -> TokenMean:
 
 
 def text(topic: int, size: int, seed: int = 0) -> UInt32s:
-    """Words of a topic; the last ten topics' words are those from 0 on."""
+    """Words of a topic, at random."""
     draw = np.random.default_rng([topic, size, seed])
     return draw.integers(WORDS * topic, WORDS * (topic + 1), size).astype(np.uint32)
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
 
 
 class World:
