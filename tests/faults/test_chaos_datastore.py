@@ -6,7 +6,9 @@ time one replica of each slot is left alone by whoever kills.
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import threading
 import time
 from collections import Counter
@@ -26,6 +28,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 CORPUS = "notes"
 DOCUMENTS = 160
 CLIENTS = 4
+FROZEN = "frozen shard"
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +90,7 @@ class Writer(Thread):
 class Nemesis(Thread):
     """Kills at random: the controller at any time, a shard when every slot has two.
 
-    ``kills`` says how many of each.
+    ``kills`` says how many of each; a shard may also be frozen.
     """
 
     def __init__(self, service: Service, seed: int, kills: dict[str, int]) -> None:
@@ -104,12 +107,17 @@ class Nemesis(Thread):
         if self.ended.wait(self.rng.uniform(0.5, 4)) or not self.left:
             return
         kind = self.rng.choice(self.left)
-        if kind == "ShardActor" and not self._whole():
+        if kind in ("ShardActor", FROZEN) and not self._whole():
             return
-        there = processes(kind)
-        if there:
-            self._service.kill(kind, self.rng.randrange(len(there)))
-            self.done[kind] += 1
+        there = processes("ShardActor" if kind == FROZEN else kind)
+        if not there:
+            return
+        number = self.rng.randrange(len(there))
+        if kind == FROZEN:
+            os.kill(there[number], signal.SIGSTOP)
+        else:
+            self._service.kill(kind, number)
+        self.done[kind] += 1
 
     def _whole(self) -> bool:
         """Whether whoever asks by the newest table has two shards to ask, everywhere."""
@@ -175,5 +183,5 @@ def test_nothing_is_missing_while_shards_and_controller_die(service: Service, se
 def test_nothing_is_missing_for_minutes(service: Service, seed: int) -> None:
     rng = random.Random(seed)
     scales = [Scale(rng.randint(1, 5), rng.randint(2, 3)) for _ in range(8)]
-    kills = {"ShardActor": 20, "Datastore": 6, "WriterActor": 3}
+    kills = {"ShardActor": 20, FROZEN: 4, "Datastore": 6, "WriterActor": 3}
     live_through(service, seed + 1, scales, kills, writes=500)
