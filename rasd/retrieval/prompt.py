@@ -16,7 +16,8 @@ import numpy as np
 
 from rasd.config import RetrievalConfig
 from rasd.jit import compiled
-from rasd.retrieval.kernels import address, expand
+from rasd.retrieval.kernels import address
+from rasd.retrieval.kernels_trie import expand
 from rasd.stages import Pending, Ready, RetrieveQuery, RetrieveReply, RetrieveRequest
 from rasd.tree import Int32s
 from rasd.trie import DIGEST_BYTES, Continuations, Origins
@@ -123,10 +124,11 @@ class _Text:
         )
         if matched < self.gram:
             return Continuations.none()
-        table = np.array([[address(self.tokens), address(hits), total, 0]], np.int64)
-        bounds = np.array([[0, total]], np.int64)
-        found, _ = expand(table, bounds, 0, settings.depth, settings.nodes)
-        trie = Continuations(found[0], found[1], found[2], total, matched)
+        table = np.array([[address(self.tokens), address(hits), total, 0, 0, 0]], np.int64)
+        bounds, behind = np.array([[[0, total]]], np.int64), np.zeros(1, np.int64)
+        found, sizes, _ = expand(table, bounds, behind, settings.depth, settings.nodes)
+        tokens, parents, counts = found[:, 0, : sizes[0]]
+        trie = Continuations(tokens, parents, counts, total, matched)
         if not origins:
             return trie
         return replace(trie, origins=self._origins(trie, hits[:total], settings.depth))

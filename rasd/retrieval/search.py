@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from rasd.config import RetrievalConfig
-from rasd.retrieval.kernels import Int64s, address, expand, longest, occurrence
+from rasd.retrieval.kernels import COLUMNS, row
+from rasd.retrieval.kernels_suffix import longest, occurrences
+from rasd.retrieval.kernels_trie import expand
 from rasd.retrieval.live import Live
-from rasd.retrieval.segment import Segment
+from rasd.retrieval.segment import Int64s, Segment
 from rasd.tree import Int32s
 from rasd.trie import Continuations
 
@@ -34,16 +36,8 @@ class Index:
 
     def __init__(self, parts: Iterable[Part]) -> None:
         self.parts = tuple(parts)  # keeps the files mapped
-        rows = [
-            (
-                address(part.segment.tokens),
-                address(part.segment.suffixes),
-                len(part.segment.suffixes),
-                0 if part.live is None else address(part.live.blocks),
-            )
-            for part in self.parts
-        ]
-        self._table = np.array(rows, np.int64).reshape(-1, 4)
+        rows = [row(part.segment, part.live) for part in self.parts]
+        self._table = np.array(rows, np.int64).reshape(-1, COLUMNS)
 
     def search(self, tail: Int32s, settings: RetrievalConfig) -> Continuations:
         """What followed the longest suffix of ``tail`` that any segment holds.
@@ -56,17 +50,26 @@ class Index:
         Args:
             tail: int32[n], the newest token last.
         """
-        # A copy has one layout, and so needs one compilation.
-        newest = np.array(tail[-settings.suffix_max :], np.int32)
-        matched, bounds = longest(self._table, newest, settings.suffix_min)
-        if matched == 0:
-            return Continuations.none()
-        found, total = expand(self._table, bounds, matched, settings.depth, settings.nodes)
-        return Continuations(found[0], found[1], found[2], total, matched)
+        return self.search_all([tail], settings)[0]
 
     def search_all(self, tails: Sequence[Int32s], settings: RetrievalConfig) -> list[Continuations]:
-        """As `search`, for all sequences of a step."""
-        return [self.search(tail, settings) for tail in tails]
+        """As `search`, for all sequences of a step. The answers share their memory."""
+        if not tails:
+            return []
+        kept = [tail[-settings.suffix_max :] for tail in tails]
+        ends = np.array([len(tail) for tail in kept], np.int64).cumsum()
+        # A copy has one layout, and so needs one compilation.
+        flat = np.concatenate(kept, dtype=np.int32)
+        matched, bounds = longest(self._table, flat, ends, settings.suffix_min)
+        found, sizes, totals = expand(self._table, bounds, matched, settings.depth, settings.nodes)
+        return [
+            Continuations(tokens[:size], parents[:size], counts[:size], total, length)
+            if length
+            else Continuations.none()
+            for tokens, parents, counts, size, total, length in zip(
+                *found, sizes.tolist(), totals.tolist(), matched.tolist(), strict=True
+            )
+        ]
 
     def places(self, tail: Int32s, found: Continuations) -> Int64s:
         """Where the nodes of an answer occur: one living occurrence of each.
@@ -79,17 +82,22 @@ class Index:
             -1 where this index holds no such text.
         """
         places = np.full((len(found), 2), -1, np.int64)
-        matched = np.array(tail[len(tail) - found.match_length :], np.int32)
-        for leaf in range(len(found) - 1, -1, -1):  # what holds a path holds its beginnings
-            if places[leaf, 0] >= 0:
-                continue
+        parents = found.parents.tolist()
+        leaves = np.setdiff1d(np.arange(len(found)), found.parents)
+        paths: list[list[int]] = []
+        for leaf in leaves.tolist():
             path = [leaf]
-            while found.parents[path[-1]] >= 0:
-                path.append(int(found.parents[path[-1]]))
-            path.reverse()
-            query = np.concatenate([matched, found.tokens[path].astype(np.int32)])
-            part, start = occurrence(self._table, query)
-            if part >= 0:
+            while parents[path[-1]] >= 0:
+                path.append(parents[path[-1]])
+            paths.append(path[::-1])
+        matched = np.array(tail[len(tail) - found.match_length :], np.int32)
+        texts = [part for path in paths for part in (matched, found.tokens[path])]
+        ends = np.array([len(matched) + len(path) for path in paths], np.int64).cumsum()
+        if paths:
+            flat = np.concatenate(texts, dtype=np.int32)
+            for path, (part, start) in zip(
+                paths, occurrences(self._table, flat, ends).tolist(), strict=True
+            ):  # what holds a path holds its beginnings
                 places[path, 0] = part
-                places[path, 1] = start + len(matched) + np.arange(len(path))
+                places[path, 1] = start + len(matched) + np.arange(len(path)) if part >= 0 else -1
         return places

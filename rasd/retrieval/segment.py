@@ -3,9 +3,11 @@
 All numbers are little-endian; sections follow the header without gaps::
 
     header     what `Header` names, and its own CRC-32 at the end
+    keys       uint64[K]      the first tokens of every 32nd suffix; see `rasd.retrieval.suffixes`
     tokens     uint32[T + D]  the documents in turn, each closed by a separator
     suffixes   int32[T]       where suffixes start, in their order; none starts at a separator
     documents  int32[D]       where each document starts in ``tokens``
+    zeros      512 bytes, so that reading on behind a wrong suffix stays in the file
 
 The separator is no token id, so it is never queried nor drafted, and sorts behind all of them:
 a match ends at the border of its document. REST's index has neither (FasterDecoding/REST,
@@ -24,8 +26,6 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydivsufsort import divsufsort
-from pydivsufsort.dll import libdivsufsort
 
 from rasd.errors import (
     InvalidRequest,
@@ -34,22 +34,47 @@ from rasd.errors import (
     TokenizerMismatch,
 )
 from rasd.retrieval.files import write_atomically
+from rasd.retrieval.suffixes import (
+    KEY_EVERY,
+    MAX_TOKENS,
+    MAX_VOCABULARY,
+    SEPARATOR,
+    Int64s,
+    IntArray,
+    UInt32s,
+    UInt64s,
+    sort_documents,
+)
 from rasd.tree import Int32s
 
+__all__ = [
+    "HEADER_BYTES",
+    "KEY_EVERY",
+    "MAX_HASH_CHARS",
+    "MAX_TOKENS",
+    "MAX_VOCABULARY",
+    "REACH",
+    "SEPARATOR",
+    "Header",
+    "Int64s",
+    "IntArray",
+    "Segment",
+    "UInt32s",
+    "UInt64s",
+    "build_segment",
+    "open_segment",
+    "write_segment",
+]
+
 MAGIC: Final = b"RASDSEGM"
-VERSION: Final = 1
-SEPARATOR: Final = 2**32 - 1
-MAX_VOCABULARY: Final = 2**31 - 1
-MAX_TOKENS: Final = 2**31 - 1
-"""Tokens and separators of one segment; what is longer goes into several."""
+VERSION: Final = 2
 MAX_HASH_CHARS: Final = 64
+REACH: Final = 512
+"""Bytes that a search may read behind where a suffix starts: what it matches and the depth."""
 
-_LAYOUT: Final = struct.Struct("<8sIIQ64sQQQQQIIII")
+_LAYOUT: Final = struct.Struct("<8sIIQ64sQQQQQQIIIIII")
 HEADER_BYTES: Final = _LAYOUT.size
-
-UInt32s = NDArray[np.uint32]
-Int64s = NDArray[np.int64]
-IntArray = NDArray[np.integer[Any]]
+_SECTIONS: Final = (("keys", "<u8"), ("tokens", "<u4"), ("suffixes", "<i4"), ("documents", "<i4"))
 
 
 class Header(NamedTuple):
@@ -62,9 +87,12 @@ class Header(NamedTuple):
     tokenizer_hash: bytes
     documents: int
     tokens: int
+    keys_bytes: int
     tokens_bytes: int
     suffixes_bytes: int
     documents_bytes: int
+    key_every: int
+    keys_crc: int
     tokens_crc: int
     suffixes_crc: int
     documents_crc: int
@@ -73,7 +101,12 @@ class Header(NamedTuple):
     @property
     def file_bytes(self) -> int:
         """Size of the whole file."""
-        return HEADER_BYTES + self.tokens_bytes + self.suffixes_bytes + self.documents_bytes
+        return HEADER_BYTES + sum(self.section_bytes) + REACH
+
+    @property
+    def section_bytes(self) -> tuple[int, int, int, int]:
+        """Size of each section, in their order."""
+        return self.keys_bytes, self.tokens_bytes, self.suffixes_bytes, self.documents_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +116,13 @@ class Segment:
     Attributes:
         path: the file; None in memory.
         header: as in the file; in memory without checksums and tokenizer.
-        tokens: uint32[T + D]; suffixes: int32[T]; documents: int32[D], as in the file.
+        keys: uint64[K]; tokens: uint32[T + D]; suffixes: int32[T]; documents: int32[D], as in
+            the file.
     """
 
     path: Path | None
     header: Header
+    keys: UInt64s
     tokens: UInt32s
     suffixes: Int32s
     documents: Int32s
@@ -113,7 +148,7 @@ def build_segment(documents: Sequence[IntArray], *, vocabulary: int) -> Segment:
     Raises:
         InvalidRequest: a token is out of range, there is no document, or there is too much.
     """
-    sections = _sections(documents, vocabulary)
+    sections = sort_documents(documents, vocabulary)
     header = _header(sections, vocabulary, b"", [0] * len(sections), 0)
     for array in sections:
         array.setflags(write=False)
@@ -129,27 +164,22 @@ def write_segment(
         InvalidRequest: as `build_segment`, or the hash is none.
     """
     name = _checked_hash(tokenizer_hash)
-    sections = _sections(documents, vocabulary)
+    sections = sort_documents(documents, vocabulary)
     parts = [section.view(np.uint8).data for section in sections]
     header = _header(sections, vocabulary, name, [zlib.crc32(part) for part in parts], 0)
     raw = _LAYOUT.pack(*header)[:-4]
     header = header._replace(header_crc=zlib.crc32(raw))
-    write_atomically(path, [raw, header.header_crc.to_bytes(4, "little"), *parts])
+    write_atomically(path, [raw, header.header_crc.to_bytes(4, "little"), *parts, bytes(REACH)])
     return header
-
-
-def _sections(documents: Sequence[IntArray], vocabulary: int) -> tuple[UInt32s, Int32s, Int32s]:
-    text, starts = _join(documents, vocabulary)
-    return text, _sort(text, vocabulary, len(documents)), starts
 
 
 def _header(
     sections: Sequence[NDArray[Any]], vocabulary: int, name: bytes, crcs: list[int], crc: int
 ) -> Header:
-    _, suffixes, documents = sections
+    _, _, suffixes, documents = sections
     sizes = [section.nbytes for section in sections]
     start = (MAGIC, VERSION, HEADER_BYTES, vocabulary, name, len(documents), len(suffixes))
-    return Header._make([*start, *sizes, *crcs, crc])
+    return Header._make([*start, *sizes, KEY_EVERY, *crcs, crc])
 
 
 def _checked_hash(tokenizer_hash: str) -> bytes:
@@ -159,46 +189,6 @@ def _checked_hash(tokenizer_hash: str) -> bytes:
             f"a tokenizer hash has 1 to {MAX_HASH_CHARS} ASCII characters; got {tokenizer_hash!r}"
         )
     return name
-
-
-def _join(documents: Sequence[IntArray], vocabulary: int) -> tuple[UInt32s, Int32s]:
-    """All documents in one array, each closed by a separator, and where each starts."""
-    if not 1 <= vocabulary <= MAX_VOCABULARY:
-        raise InvalidRequest(f"vocabulary must be in [1, {MAX_VOCABULARY}]; got {vocabulary}")
-    if not documents:
-        raise InvalidRequest("a segment holds at least 1 document; got 0")
-    total = sum(len(document) + 1 for document in documents)
-    if total > MAX_TOKENS:
-        raise InvalidRequest(f"a segment holds at most {MAX_TOKENS} tokens; got {total}")
-    text = np.full(total, SEPARATOR, "<u4")
-    starts = np.zeros(len(documents), "<i4")
-    at = 0
-    for i, document in enumerate(documents):
-        starts[i] = at
-        if not np.issubdtype(document.dtype, np.integer):
-            raise InvalidRequest(f"token ids must be integers; document {i} is {document.dtype}")
-        if len(document):
-            low, high = int(document.min()), int(document.max())
-            if low < 0 or high >= vocabulary:
-                raise InvalidRequest(
-                    f"token ids must be in [0, {vocabulary}); document {i} holds "
-                    f"{low if low < 0 else high}"
-                )
-            text[at : at + len(document)] = document
-        at += len(document) + 1
-    return text, starts
-
-
-def _sort(text: UInt32s, vocabulary: int, documents: int) -> Int32s:
-    """Starts of the suffixes in order. The separators' own sort last, and are dropped.
-
-    The sorter works on bytes, so small ids are given to it small. Its second thread saves no
-    work and waits for the first: on a busy machine a small text takes 40 times as long with it.
-    """
-    if set_threads := getattr(libdivsufsort, "omp_set_num_threads", None):
-        set_threads(1)  # of those that this thread starts
-    order = divsufsort(np.minimum(text, np.uint32(vocabulary)))
-    return np.ascontiguousarray(order[: len(text) - documents], "<i4")
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -219,18 +209,15 @@ def open_segment(path: Path, *, vocabulary: int, tokenizer_hash: str) -> Segment
         raise SegmentCorrupt(f"{path}: cannot be read: {error}") from error
     header = _parse(path, mapped)
     _check_tokenizer(path, header, vocabulary, tokenizer_hash)
-    sizes = (header.tokens_bytes, header.suffixes_bytes, header.documents_bytes)
-    crcs = (header.tokens_crc, header.suffixes_crc, header.documents_crc)
+    crcs = (header.keys_crc, header.tokens_crc, header.suffixes_crc, header.documents_crc)
     views: list[NDArray[Any]] = []
     at = HEADER_BYTES
-    for field, dtype, size, crc in zip(
-        ("tokens", "suffixes", "documents"), ("<u4", "<i4", "<i4"), sizes, crcs, strict=True
-    ):
-        view = np.frombuffer(mapped, dtype, size // 4, at)
+    for (field, dtype), size, crc in zip(_SECTIONS, header.section_bytes, crcs, strict=True):
+        view = np.frombuffer(mapped, dtype, size // np.dtype(dtype).itemsize, at)
         _expect(path, f"{field} checksum", crc, zlib.crc32(view.data))
         views.append(view)
         at += size
-    _check_bounds(path, views[0], views[1])
+    _check_bounds(path, views[1], views[2])
     return Segment(path, header, *views)
 
 
@@ -247,10 +234,15 @@ def _parse(path: Path, mapped: mmap.mmap) -> Header:
     _expect(path, "version", VERSION, header.version)
     _expect(path, "header checksum", header.header_crc, zlib.crc32(raw[:-4]))
     _expect(path, "header_bytes", HEADER_BYTES, header.header_bytes)
+    keys = (header.tokens + KEY_EVERY - 1) // KEY_EVERY + 1
+    _expect(path, "key_every", KEY_EVERY, header.key_every)
+    _expect(path, "keys_bytes", 8 * keys, header.keys_bytes)
     _expect(path, "tokens_bytes", 4 * (header.tokens + header.documents), header.tokens_bytes)
     _expect(path, "suffixes_bytes", 4 * header.tokens, header.suffixes_bytes)
     _expect(path, "documents_bytes", 4 * header.documents, header.documents_bytes)
     _expect(path, "length", header.file_bytes, len(mapped))
+    if any(mapped[-REACH:]):
+        raise SegmentCorrupt(f"{path}: must end in {REACH} zeros")
     return header
 
 

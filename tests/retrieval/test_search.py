@@ -129,17 +129,26 @@ def test_places_are_living_occurrences(
     assert (strange == -1).all()
 
 
-def test_many_different_tokens_behind_one(path: Path, seed: int) -> None:
-    """More gaps than the frontier starts with; Zipf's law, as in text."""
+@pytest.mark.parametrize("dead", [[], [1, 4]], ids=["all live", "some dead"])
+def test_hits_too_many_to_read(seed: int, dead: list[int]) -> None:
+    """Wide gaps are cut before they are read, over several segments; Zipf's law, as in text."""
     rng = np.random.default_rng(seed)
-    words = np.minimum(rng.zipf(1.3, 20_000), 5_000)
-    text = np.stack([np.zeros_like(words), words], axis=1).ravel().tolist()
-    settings = RetrievalConfig(suffix_min=1, depth=1, nodes=256)
-    found = Index([Part(build(path / "zipf.seg", [text], 5_001))]).search(
-        np.zeros(1, np.int32), settings
-    )
-    assert found.total == 20_000
-    assert brute.same(found, brute.search([text], [0], settings))
+    parts, living = [], []
+    for size in (9_000, 600, 3):
+        texts = []
+        for count in (size, size // 2, 1, 0, size // 3, 2):
+            words = np.minimum(rng.zipf(1.3, count), 5_000)
+            words[rng.random(count) < 0.2] = 0
+            texts.append(np.stack([np.zeros_like(words), words], axis=1).ravel())
+        segment = build_segment(texts, vocabulary=5_001)
+        live = Live.without(segment, np.array(dead, np.int64)) if dead else None
+        parts.append(Part(segment, live))
+        living += [text.tolist() for i, text in enumerate(texts) if i not in dead]
+    for depth, nodes in ((1, 256), (3, 64), (4, 1)):
+        settings = RetrievalConfig(suffix_min=1, suffix_max=1, depth=depth, nodes=nodes)
+        found = Index(parts).search(np.zeros(1, np.int32), settings)
+        assert found.total > 9_000
+        assert brute.same(found, brute.search(living, [0], settings))
 
 
 def test_does_not_cross_into_the_next_document(path: Path) -> None:
