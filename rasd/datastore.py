@@ -56,10 +56,15 @@ class DocumentInfo:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some documents. ``after`` is where the next page starts; None on the last."""
+    """Some documents. ``after`` is where the next page starts; None on the last.
+
+    ``damaged`` names files of the corpus whose documents are on no page: while there are any, a
+    listing may lack some.
+    """
 
     documents: list[DocumentInfo]
     after: str | None
+    damaged: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,10 @@ class CorporaRoutes:
     # --- documents ------------------------------------------------------------------------------
 
     async def documents(self, request: Request, name: str) -> Response:
-        """List documents, in an order of their own that writes do not change."""
+        """List documents, in an order of their own that writes do not change.
+
+        Documents in the files that ``damaged`` names are not among them.
+        """
         caller_of(request.scope).check_read(name)
         paging = parse_paging(request.query_params, content=True)
         page = await _within(self._datastore.page(name, paging.after, paging.limit))
@@ -136,7 +139,7 @@ class CorporaRoutes:
             some = page.documents[start : start + _AT_ONCE]
             answers = await asyncio.gather(*(self._get_if_there(name, one.id) for one in some))
             found += [one for one in answers if one is not None]
-        return await asyncio.to_thread(_json, contents_answer(found, page.after))
+        return await asyncio.to_thread(_json, contents_answer(found, page))
 
     async def add(self, request: Request, name: str) -> Response:
         """Add or replace documents, at most 1000 in one call.

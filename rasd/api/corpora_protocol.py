@@ -194,15 +194,15 @@ def documents_answer(page: Page) -> dict[str, Any]:
         {"object": "document", "id": document.id, "token_count": document.tokens}
         for document in page.documents
     ]
-    return _list(shown, page.after)
+    return _list(shown, page.after) | {"damaged": page.damaged}
 
 
-def contents_answer(documents: list[StoredDocument], after: str | None) -> dict[str, Any]:
-    """A page of documents with what they were made of."""
+def contents_answer(documents: list[StoredDocument], page: Page) -> dict[str, Any]:
+    """A page of documents with what they were made of; ``documents`` are those still there."""
     shown = [
         document_answer(one) | ({} if one.text is None else {"tokens": None}) for one in documents
     ]
-    return _list(shown, after)
+    return _list(shown, page.after) | {"damaged": page.damaged}
 
 
 def document_answer(document: StoredDocument) -> dict[str, Any]:

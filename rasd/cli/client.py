@@ -134,11 +134,11 @@ class Client:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def pages(self, path: str, **more: str | int) -> Iterator[dict[str, Any]]:
-        """All entries of a listing, a page at a time; ``more`` is asked for besides."""
+        """The pages of a listing in order; ``more`` is asked for besides."""
         query: dict[str, str | int] = {"limit": _PAGE, **more}
         while True:
             page = self.call("GET", path, query=query)
-            yield from page["data"]
+            yield page
             if not page["has_more"]:
                 return
             query["after"] = page["last_id"]

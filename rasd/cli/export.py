@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Final
+from typing import Annotated, Any, BinaryIO, Final, NoReturn
 
 import msgspec
 import typer
@@ -41,18 +41,31 @@ def export(
       `rasd datastore add copy docs.jsonl` makes a corpus of the same documents.
 
     What is added or deleted meanwhile may or may not be among them. The file appears once it is
-    complete.
+    complete. Where files of the corpus are damaged, those are named, what can be read stays in
+    FILE`.part`, and the exit code is 1.
     """
+    damaged: set[str] = set()
     with Client(url, key, patience_s=_PATIENCE_S) as client:
         total = client.call("GET", corpus_path(corpus))["documents"]
-        with _opened(output) as file, _bar() as progress:
+        with _opened(output, damaged) as file, _bar() as progress:
             task = progress.add_task(printable(corpus), total=total)
             written = documents = 0
-            for document in client.pages(corpus_path(corpus, "documents"), content="true"):
-                written += file.write(_line(document))
-                documents += 1
-                progress.update(task, advance=1)
+            for page in client.pages(corpus_path(corpus, "documents"), content="true"):
+                damaged |= set(page["damaged"])
+                for document in page["data"]:
+                    written += file.write(_line(document))
+                    documents += 1
+                    progress.update(task, advance=1)
     say(f"{documents:,} documents, {size(written)}")
+    if damaged:
+        _tell(damaged, output)
+
+
+def _tell(damaged: set[str], output: Path) -> NoReturn:
+    for name in sorted(damaged):
+        say(f"damaged, its documents are missing: {name}", style="red")
+    place = "" if str(output) == "-" else f"; what can be read is in {_part(output)}"
+    fail(f"the export is incomplete{place}")
 
 
 def _line(document: dict[str, Any]) -> bytes:
@@ -65,13 +78,13 @@ def _line(document: dict[str, Any]) -> bytes:
 
 
 @contextlib.contextmanager
-def _opened(output: Path) -> Iterator[BinaryIO]:
-    """The file, which takes its name only if nothing fails."""
+def _opened(output: Path, damaged: set[str]) -> Iterator[BinaryIO]:
+    """The file, which takes its name only if nothing fails and nothing is damaged in the end."""
     if str(output) == "-":
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    part = output.with_name(f"{output.name}.part")
+    part = _part(output)
     try:
         file = part.open("wb")
     except OSError as error:
@@ -79,10 +92,15 @@ def _opened(output: Path) -> Iterator[BinaryIO]:
     try:
         with file:
             yield file
-        os.replace(part, output)
+        if not damaged:
+            os.replace(part, output)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def _part(output: Path) -> Path:
+    return output.with_name(f"{output.name}.part")
 
 
 def _bar() -> Progress:

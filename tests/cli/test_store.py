@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from rasd.cli import datastore
@@ -130,6 +131,34 @@ def test_bad_input_is_told_and_harms_nothing(stored: Place, tmp_path: Path) -> N
     assert stored.run("export", "docs", "-o", str(source)).exit_code == 0
     assert set(documents(source)) == {f"g{i}" for i in range(len(good))}
     assert stored.run("verify", str(tmp_path / "root")).exit_code == 0
+
+
+def test_documents_of_a_damaged_file_are_missed(stored: Place, tmp_path: Path) -> None:
+    lines = [json.dumps({"id": f"n{i}", "text": f"number {i} " * 9}) for i in range(200)]
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("\n".join(lines))
+    assert stored.run("add", "docs", str(source), "--partitions", "2").exit_code == 0
+    assert stored.run("export", "docs", "-o", str(output)).exit_code == 0
+    before = output.read_bytes()
+    (broken, *_) = sorted((tmp_path / "root" / "docs" / "partition-0001").glob("*.docs"))
+    content = bytearray(broken.read_bytes())
+    content[-20] ^= 1
+    broken.unlink()  # what is open of it stays as it was
+    broken.write_bytes(content)
+    name = f"partition-0001/{broken.name}"
+    # Another process has nothing open yet.
+    settings = DatastoreConfig(root=str(tmp_path / "root"))
+    with served(StoredDatastore(tmp_path / "root", TOKENIZER, settings, inline)) as stored.url:
+        filed = stored.run("export", "docs", "-o", str(output))
+        printed = stored.run("export", "docs")
+        listed = httpx.get(f"{stored.url}/v1/corpora/docs/documents").json()
+    for result in (filed, printed):
+        assert result.exit_code == 1
+        assert name in result.stderr and "incomplete" in result.stderr
+    assert listed["damaged"] == [name]
+    assert output.read_bytes() == before
+    rest = documents(tmp_path / "out.jsonl.part")
+    assert 0 < len(rest) < 200 and len(printed.stdout.splitlines()) == len(rest)
 
 
 def test_a_root_that_another_process_writes_is_locked(

@@ -71,7 +71,8 @@ class Browser:
     def page(self, after: str | None, limit: int) -> Page:
         """Up to ``limit`` documents in order of partition and id digest, behind a page.
 
-        A document that is there all the while is on one page. Those in damaged files are on none.
+        A document that is there all the while is on one page. Those in damaged files are on none;
+        every page names all such files.
 
         Args:
             after: `Page.after` of the page before; None for the first.
@@ -96,7 +97,9 @@ class Browser:
         for key, source, ordinal in sorted(rows[:limit], key=lambda row: (id(row[1]), row[2])):
             listed[key] = DocumentInfo(source.file.read(ordinal).id, source.file.tokens(ordinal))
         documents = [listed[key] for key, _, _ in rows[:limit]]
-        return Page(documents, self._mark(rows[limit - 1][0]) if len(rows) > limit else None)
+        damaged = sorted({name for view in views for name in view.refused})
+        after = self._mark(rows[limit - 1][0]) if len(rows) > limit else None
+        return Page(documents, after, damaged)
 
     def resolve(self, digests: Sequence[bytes]) -> list[str | None]:
         """Ids by digest, in order; None for documents that are gone, or in a damaged place.
