@@ -137,12 +137,14 @@ class CorpusConfig(Section):
 class StoreConfig(Section):
     """How a corpus is kept, per partition.
 
-    From ``flush_tokens`` on, what was written last becomes a segment; beyond ``max_segments``
-    they are merged, and so is one of which more than ``max_dead_share`` is deleted. Files nobody
-    needs any more stay for ``grace_s``, for readers that are behind.
+    From ``flush_tokens`` on, or once it has waited for ``flush_after_s``, what was written last
+    becomes a segment; beyond ``max_segments`` they are merged, and so is one of which more than
+    ``max_dead_share`` is deleted. Files nobody needs any more stay for ``grace_s``, for readers
+    that are behind.
     """
 
     flush_tokens: Annotated[int, Field(ge=1, le=2**28)] = 2**20
+    flush_after_s: Seconds = 60.0
     max_segments: Annotated[int, Field(ge=1, le=64)] = 3
     max_dead_share: Annotated[float, Field(gt=0, le=1)] = 0.25
     max_document_bytes: Annotated[int, Field(ge=1, le=2**30)] = 4 * 1024 * 1024

@@ -19,6 +19,8 @@ from rasd.retrieval.store.sweep import Sweeper
 
 Submit = Callable[..., Future[Any]]
 """Calls a function with arguments elsewhere, as `concurrent.futures.Executor.submit`."""
+Clock = Callable[[], float]
+"""Seconds since some time; tells how long a log has waited."""
 
 MAX_UNFLUSHED: Final = 4
 """Writes are refused above this many times ``flush_tokens`` in logs."""
@@ -45,7 +47,12 @@ class Upkeep:
     """
 
     def __init__(
-        self, store: PartitionStore, spec: CorpusSpec, settings: StoreConfig, submit: Submit
+        self,
+        store: PartitionStore,
+        spec: CorpusSpec,
+        settings: StoreConfig,
+        submit: Submit,
+        clock: Clock = time.monotonic,
     ) -> None:
         self.error: Exception | None = None
         self.damaged: dict[int, str] = {}
@@ -53,11 +60,18 @@ class Upkeep:
         self._spec = spec
         self._settings = settings
         self._submit = submit
+        self._clock = clock
+        self._seen: dict[int, float] = {}
         self._sweeper = Sweeper(store.path, settings.grace_s)
         self._running: _Running | None = None
         self._wanted: set[int] = set()
         self._failures = 0
         self._retry_at = self._sweep_at = 0.0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the last step saw logs that wait to become a segment."""
+        return bool(self._seen)
 
     def step(self, *, below: int = 0) -> Future[Outcome] | None:
         """Does what is due; returns what must be waited for before more can be done.
@@ -136,12 +150,14 @@ class Upkeep:
         return [w for w in self._store.contents.weights() if w.number not in self.damaged]
 
     def _due(self, below: int) -> list[int]:
-        weights = self._weights()
+        weights, now = self._weights(), self._clock()
+        self._seen = {w.number: self._seen.get(w.number, now) for w in weights if w.log}
         self._wanted &= {weight.number for weight in weights}
         if self._wanted:
             return [min(self._wanted)]
-        everything = any(weight.log and weight.number < below for weight in weights)
-        return plan(weights, self._settings, everything=everything)
+        old = now - min(self._seen.values(), default=now) >= self._settings.flush_after_s
+        asked = min(self._seen, default=below) < below
+        return plan(weights, self._settings, everything=old or asked)
 
     def _start(self, numbers: list[int]) -> None:
         contents = self._store.contents

@@ -21,7 +21,7 @@ from rasd.retrieval.store.lock import WriterLock
 from rasd.retrieval.store.manifest import PartitionManifest
 from rasd.retrieval.store.partition import PartitionStore
 from rasd.retrieval.store.records import Document, Operation, Put, id_digest, partition_of
-from rasd.retrieval.store.upkeep import Submit, Upkeep
+from rasd.retrieval.store.upkeep import Clock, Submit, Upkeep
 
 WAIT_S: Final = 10.0
 """How long a write waits for a compaction before it is refused."""
@@ -34,7 +34,14 @@ class CorpusWriter:
     and `flush`, so `tick` is to be called often.
     """
 
-    def __init__(self, root: Path, name: str, settings: StoreConfig, submit: Submit) -> None:
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        settings: StoreConfig,
+        submit: Submit,
+        clock: Clock = time.monotonic,
+    ) -> None:
         """Opens a corpus for writing, and fences whoever else had it open.
 
         Raises:
@@ -56,7 +63,9 @@ class CorpusWriter:
         except BaseException:
             self._lock.release()
             raise
-        self._upkeeps = [Upkeep(store, self.spec, settings, submit) for store in self._stores]
+        self._upkeeps = [
+            Upkeep(store, self.spec, settings, submit, clock) for store in self._stores
+        ]
 
     @property
     def manifests(self) -> list[PartitionManifest]:
@@ -97,10 +106,11 @@ class CorpusWriter:
                     changes[at] = change
         return changes
 
-    def tick(self) -> None:
+    def tick(self) -> bool:
         """Starts and commits compactions that are due, and removes files that are not needed.
 
-        What fails is logged and tried again.
+        What fails is logged and tried again. Returns whether anything waits to be put into a
+        segment; it is after ``flush_after_s`` at the latest, if ticks go on.
 
         Raises:
             StoreLocked: another process has taken over.
@@ -111,6 +121,7 @@ class CorpusWriter:
             for upkeep in self._upkeeps:
                 upkeep.step()
                 upkeep.tidy()
+            return any(upkeep.waiting for upkeep in self._upkeeps)
 
     def flush(self) -> None:
         """Puts all that was written into segments and merges what is due; waits until it is done.

@@ -17,7 +17,14 @@ from typing import Any, Final, TypeVar
 
 from rasd.config import StoreConfig
 from rasd.datastore import Change
-from rasd.errors import Overloaded, RasdError, StoreLocked, Unavailable
+from rasd.errors import (
+    NotFound,
+    Overloaded,
+    RasdError,
+    SegmentError,
+    StoreLocked,
+    Unavailable,
+)
 from rasd.retrieval.store.group import Group
 from rasd.retrieval.store.records import Operation
 from rasd.retrieval.store.upkeep import Submit
@@ -52,7 +59,8 @@ class _Slot:
     """A corpus that is written to.
 
     ``writer`` is None until it is opened, and after it failed; it is opened and closed under
-    ``lock``. ``users`` counts those that use it or wait to.
+    ``lock``. ``users`` counts those that use it or wait to. ``waits`` tells whether something
+    may wait to be put into a segment.
     """
 
     def __init__(self, name: str, commit: Callable[[_Slot, list[Operation]], Any]) -> None:
@@ -62,6 +70,7 @@ class _Slot:
         self.group = Group(lambda operations: commit(self, operations))
         self.users = 0
         self.used = time.monotonic()
+        self.waits = True
         self.trouble = ""
 
     @property
@@ -92,6 +101,8 @@ class Writers:
         self._keeper: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._opening = 0
+        self._left: dict[str, float] = {}
+        self._late: asyncio.Task[None] | None = None
 
     async def write(self, name: str, operations: Sequence[Operation], size: int) -> list[Change]:
         """Commits operations on distinct documents, together with others that come now.
@@ -163,6 +174,7 @@ class Writers:
         except BaseException:
             self._counters.failed_commits += 1
             raise
+        slot.waits = True
         self._counters.commits += 1
         self._counters.commit_seconds += time.perf_counter() - start
         return changes
@@ -193,7 +205,9 @@ class Writers:
         self._opening += 1
         try:
             if full:
-                longest = min(idle, key=lambda one: one.used)
+                longest = min(idle, key=lambda one: (one.waits, one.used))
+                if longest.waits:
+                    self._left[longest.name] = time.monotonic() + self._settings.flush_after_s
                 async with longest.lock:
                     await self._close_writer(longest)
             slot.writer = await self._thread(
@@ -201,6 +215,8 @@ class Writers:
             )
         finally:
             self._opening -= 1
+        slot.waits = True
+        self._left.pop(slot.name, None)
         return slot.writer
 
     async def _close_writer(self, slot: _Slot) -> None:
@@ -218,13 +234,27 @@ class Writers:
             for slot in list(self._slots.values()):
                 if slot.writer is None and slot.idle:
                     del self._slots[slot.name]
-                elif slot.writer is not None and not slot.users:
-                    await self._look_after(slot)
+            open_ = [slot for slot in self._slots.values() if slot.writer and not slot.users]
+            await asyncio.gather(*map(self._look_after, open_))
+            due = [name for name, at in self._left.items() if time.monotonic() >= at]
+            if due and (self._late is None or self._late.done()):
+                self._late = asyncio.create_task(self._flush_left(due[0]))
+
+    async def _flush_left(self, name: str) -> None:
+        """Flushes a corpus whose writer was closed before its time, to make room."""
+        try:
+            await self.use(name, CorpusWriter.flush)
+        except Exception as error:
+            _log.warning("corpus %s: not indexed: %r", name, error)
+            if isinstance(error, NotFound | StoreLocked | SegmentError):
+                self._left.pop(name, None)  # it is gone, somebody else's, or needs a person
+            else:
+                self._left[name] = time.monotonic() + self._settings.flush_after_s
 
     async def _look_after(self, slot: _Slot) -> None:
         """Lets compactions start and finish. A failure is logged once, not at every turn."""
         try:
-            await self._with(slot, CorpusWriter.tick)
+            slot.waits = await self._with(slot, CorpusWriter.tick)
         except Exception as error:
             if str(error) != slot.trouble:
                 _log.warning("corpus %s: %r", slot.name, error)

@@ -372,6 +372,32 @@ async def test_idle_writers_make_room_for_others(
     assert changes(await catalog.add("a", [new("z")])) == ["created"]
 
 
+async def test_what_idle_writers_hold_is_indexed_in_the_end(
+    tmp_path: Path,
+) -> None:
+    """Also of those that were closed to make room, and of what a killed writer left."""
+    store = SETTINGS.store.model_copy(update={"flush_after_s": 0.05})
+    names = ("a", "b", "c", "d")
+    paths = [partition_path(tmp_path, name, 0) for name in names]
+    catalog = open_catalog(tmp_path)
+    for name in names:
+        await catalog.create(name, 1)
+        await catalog.add(name, [new("x")])
+    await catalog.close()
+    assert all(newest(path).logs for path in paths)
+    quick = DatastoreConfig(partitions=2, store=store)
+    catalog = LocalCatalog(tmp_path, byte_tokenizer(), quick, Submitter())
+    catalog._writers._max_open = 2
+    await catalog.resume()
+    await until(lambda: not any(newest(path).logs for path in paths))
+    for name in names:
+        await catalog.add(name, [new("y")])
+    await until(lambda: not any(newest(path).logs for path in paths))
+    await until(lambda: not catalog._writers._left)
+    await catalog.close()
+    assert all(texts(tmp_path, name).keys() == {"x", "y"} for name in names)
+
+
 async def test_a_cancelled_flush_goes_on(
     catalog: LocalCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,7 +27,7 @@ from rasd.retrieval.store.records import Delete, Document, Put
 from rasd.retrieval.store.verify import verify
 from rasd.retrieval.store.writer import CorpusWriter
 
-from .worlds import VOCABULARY, Submitter, assert_holds, document, make_corpus
+from .worlds import VOCABULARY, Submitter, assert_holds, document, live, make_corpus
 
 SMALL = StoreConfig(flush_tokens=50, max_segments=2, grace_s=0)
 
@@ -128,6 +128,33 @@ def test_logs_become_a_segment_when_they_are_many(tmp_path: Path, submit: Submit
         store.tick()
     assert shape(newest(partition(tmp_path))) == [("segment", 65)]
     store.close()
+
+
+def test_logs_become_a_segment_when_they_are_old(tmp_path: Path, submit: Submitter) -> None:
+    make_corpus(tmp_path, partitions=2)
+    now = 1000.0
+    store = CorpusWriter(tmp_path, "c", StoreConfig(flush_after_s=60), submit, lambda: now)
+    assert not store.tick()
+    store.write(put("a"))
+    assert store.tick()
+    now += 59
+    store.write(put("b", "c", "d", "e"))
+    assert store.tick() and submit.calls == 0
+    now += 1
+    store.tick()
+    partial = [len(manifest.logs) for manifest in store.manifests]
+    assert submit.calls == 1 and 0 in partial  # the other partition's are younger
+    store.close()
+    store = CorpusWriter(tmp_path, "c", StoreConfig(flush_after_s=60), submit, lambda: now)
+    assert store.tick()  # of a log of a former writer no more is known than that it is there
+    now += 59
+    assert store.tick()
+    now += 1
+    assert not store.tick()
+    assert [len(manifest.logs) for manifest in store.manifests] == [0, 0]
+    assert sum(len(manifest.segments) for manifest in store.manifests) == 2
+    store.close()
+    assert len(live(tmp_path)) == 5
 
 
 def test_segments_are_merged_and_dead_documents_leave_the_disk(
