@@ -244,12 +244,13 @@ def status_answer(status: DatastoreStatus) -> dict[str, Any]:
 def visible(status: DatastoreStatus, caller: Caller) -> DatastoreStatus:
     """What of it the caller may know.
 
-    That is the corpora it may read. Shards tell how much there is in all, so only who may read
-    everything, or scale them, sees those.
+    That is the corpora it may read. Shards tell how much there is in all; the version and whether
+    partitions move tell when others are made or dropped. Only who may read everything sees those.
     """
     corpora = [corpus for corpus in status.corpora if caller.may_read(corpus.name)]
-    shards = status.shards if caller.corpora is None or caller.manage else []
-    return replace(status, corpora=corpora, shards=shards)
+    if caller.corpora is None:
+        return replace(status, corpora=corpora)
+    return replace(status, corpora=corpora, shards=[], version=0, moving=False)
 
 
 def _list(data: list[dict[str, Any]], last_id: str | None) -> dict[str, Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
 from starlette.routing import BaseRoute, Route
 
 from rasd.config import ApiKey
-from rasd.datastore import StoredDocument
+from rasd.datastore import DatastoreStatus, StoredDocument
 from tests.api.fakes import MODEL, Site, make_site
 from tests.api.stores import FakeDatastore
 
@@ -144,8 +145,8 @@ async def test_listings_show_what_the_key_may_read() -> None:
     for key in ("few", "own"):
         text = await seen(site, key)
         assert "docs" in text and "laws" not in text
-    assert "node-a" not in await seen(site, "few")
-    assert "node-a" in await seen(site, "own")
+        assert "node-a" not in text
+    assert "node-a" in await seen(site, "all")
 
 
 @pytest.mark.parametrize("route", TABLE, ids=" ".join)
@@ -226,3 +227,34 @@ async def test_numbers_and_logs_are_ours(caplog: pytest.LogCaptureFixture) -> No
         assert "\n" not in line
         assert re.search(r"request [0-9a-f]{32}", line)
         assert "mine" not in line and "hide" not in line
+
+
+@pytest.mark.parametrize("key", ["few", "own"])
+async def test_a_limited_key_learns_nothing_of_other_corpora(key: str) -> None:
+    """Whatever is made, dropped or moved elsewhere, its answers stay the same."""
+
+    class Moving(FakeDatastore):
+        async def status(self) -> DatastoreStatus:
+            return replace(await super().status(), moving="laws" in self.corpora_)
+
+    answers, metrics = [], []
+    for others in ([], ["laws", "more"]):
+        names = ["docs", *others]
+        store = Moving({name: {} for name in names}, dict.fromkeys(names, 4))
+        site = make_site(datastore=store, api_keys=KEYS)
+        async with site.client(PEERS[2], authorization=f"Bearer {key}") as client:
+            answers.append((await client.get("/v1/datastore")).json())
+            text = (await client.get("/metrics")).text
+            if key == "own":
+                body = {"shards": 2, "replicas": 1}
+                scaled = (await client.put("/v1/datastore/scale", json=body)).json()
+                assert (scaled["version"], scaled["moving"], scaled["shards"]) == (0, False, [])
+        shown = [line for line in text.splitlines() if line.startswith(("rasd:data", "rasd:shard"))]
+        metrics.append([line for line in shown if "_age_" not in line])
+    assert answers[0] == answers[1]
+    assert (answers[0]["version"], answers[0]["moving"], answers[0]["shards"]) == (0, False, [])
+    assert metrics[0] == metrics[1]
+    assert not any(line.startswith("rasd:shard") for line in metrics[0])
+    async with site.client(PEERS[2], authorization="Bearer all") as client:
+        everything = (await client.get("/v1/datastore")).json()
+    assert everything["moving"] and everything["version"] and everything["shards"]
