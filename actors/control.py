@@ -142,13 +142,17 @@ class Controller:
 
     async def _watch_root(self) -> None:
         """No deadline: a disk that hangs holds up nothing but this."""
+        refused = ""
         while True:
             told = self._told
             try:
                 found = await asyncio.to_thread(self._look)
             except Exception as error:
-                _log.warning("the storage root cannot be read: %r", error)
+                if refused != repr(error):
+                    refused = repr(error)
+                    _log.warning("the corpora stay as they were: the root says nothing: %r", error)
             else:
+                refused = ""
                 if told == self._told and found != self.corpora:
                     self.corpora = found
                     self.wake()

@@ -71,8 +71,10 @@ class Root:
     def __init__(self) -> None:
         self.corpora = {"one": Corpus(4, 1.0)}
         self.broken = False
+        self.looks = 0
 
     def look(self) -> dict[str, Corpus]:
+        self.looks += 1
         if self.broken:
             raise OSError("stale file handle")
         return dict(self.corpora)
@@ -169,6 +171,20 @@ async def test_corpora_are_followed_told_or_not(service: Running) -> None:
     service.root.broken = True
     await service.until(lambda: service.root.broken)
     assert service.serves("two", "three")
+
+
+async def test_a_root_that_says_nothing_changes_nothing(
+    service: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.controller.set_scale(Scale(1, 1))
+    await service.until(lambda: service.serves("one"))
+    version = service.controller.table.version
+    service.root.looks, service.root.broken = 0, True
+    await service.until(lambda: service.root.looks > 3)
+    assert service.serves("one") and service.controller.table.version == version
+    assert caplog.text.count("stale file handle") == 1
+    service.controller.tell("one", None)  # the writer did it
+    await service.until(lambda: service.serves())
 
 
 async def test_what_is_looked_up_while_somebody_tells_does_not_count(service: Running) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -63,7 +64,51 @@ def test_a_root_that_cannot_be_listed_says_nothing(watch: CorporaWatch, tmp_path
     with pytest.raises(OSError):
         watch.look()
     os.remove(root)
+
+
+def test_a_root_that_lost_everything_says_nothing(watch: CorporaWatch, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
     assert watch.look() == {}
+    good = make(root, "good")
+    assert watch.look() == {"good": good}
+    mounted = root.rename(tmp_path / "elsewhere")
+    for _ in range(2):
+        with pytest.raises(OSError, match="missing or empty"):
+            watch.look()
+    root.mkdir()
+    with pytest.raises(OSError, match="missing or empty"):
+        watch.look()
+    root.rmdir()
+    mounted.rename(root)
+    assert watch.look() == {"good": good}
+    (root / ".scale").write_text("anything else")
+    drop_corpus(root, "good")
+    assert watch.look() == watch.look() == {}
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO])
+def test_what_the_system_would_not_read_is_as_it_was_and_read_again(
+    number: int,
+    watch: CorporaWatch,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    root = tmp_path / "root"
+    known, replaced = make(root, "known"), make(root, "replaced")
+    assert watch.look() == {"known": known, "replaced": replaced}
+    drop_corpus(root, "replaced")
+    again, new = make(root, "replaced"), make(root, "new")
+
+    def refuse(path: Path) -> bytes:
+        raise OSError(number, os.strerror(number), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", refuse)
+        assert watch.look() == watch.look() == {"known": known, "replaced": replaced}
+    assert caplog.text.count("corpus new cannot be read") == 1
+    assert watch.look() == {"known": known, "replaced": again, "new": new}
 
 
 def test_configured_corpora_can_be_named_before_they_are_made() -> None:
