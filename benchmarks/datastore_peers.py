@@ -107,7 +107,7 @@ def main():
     parser.add_argument("tokens", type=int)
     parser.add_argument("questions", type=Path, help="npy file int[n]: places in held.npy")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory-gib", type=float, default=18, help="give up beyond this")
+    parser.add_argument("--memory-gib", type=float, default=12, help="give up beyond this")
     options = parser.parse_args()
     limit = int(options.memory_gib * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
