@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from rasd.datastore import CorpusInfo
@@ -50,6 +52,11 @@ def corpus_info(root: Path, name: str) -> CorpusInfo:
         memory_tokens,
         damaged,
     )
+
+
+def with_damaged(corpus: CorpusInfo, files: Iterable[str]) -> CorpusInfo:
+    """The same, with more files that are damaged."""
+    return replace(corpus, damaged=sorted({*corpus.damaged, *files}))
 
 
 def all_corpora(root: Path) -> list[CorpusInfo]:

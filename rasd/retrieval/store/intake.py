@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import numpy as np
 
-from rasd.datastore import NewDocument, Written
-from rasd.retrieval.store.records import Document
+from rasd.datastore import Change, NewDocument, Written
+from rasd.retrieval.store.corpora import CorpusSpec
+from rasd.retrieval.store.records import Document, id_digest, partition_of
 from rasd.text import encode_documents, tokenizer_hash
 
 if TYPE_CHECKING:
@@ -98,6 +99,19 @@ def rejected(id_: object, reason: str) -> Written:
     """The answer for a document that is refused. An id that is none is shortened to be sent."""
     name = id_ if isinstance(id_, str) and not id_fault(id_) else quoted(id_)
     return Written(name, "rejected", reason)
+
+
+def written(spec: CorpusSpec, id_: str, change: Change) -> Written:
+    """The answer for a document that passed: the writer rejects those of damaged partitions."""
+    if change != "rejected":
+        return Written(id_, change)
+    partition = partition_of(id_digest(id_), spec.partitions)
+    return Written(
+        id_,
+        change,
+        f"partition {partition} of corpus {spec.name!r}, where this document belongs, is damaged; "
+        "nothing can be written to it",
+    )
 
 
 def quoted(value: object) -> str:

@@ -16,8 +16,8 @@ from rasd.datastore import Change, CorpusInfo, NewDocument, Page, StoredDocument
 from rasd.errors import Conflict, NotFound, Overloaded, RasdError, TokenizerMismatch, Unavailable
 from rasd.retrieval.store.browse import IDLE_S, Browser, Browsers
 from rasd.retrieval.store.corpora import CorpusSpec, create_corpus, drop_corpus, read_spec
-from rasd.retrieval.store.info import all_corpora, corpus_info
-from rasd.retrieval.store.intake import Intake, id_fault, quoted, rejected, weight
+from rasd.retrieval.store.info import all_corpora, corpus_info, with_damaged
+from rasd.retrieval.store.intake import Intake, id_fault, quoted, rejected, weight, written
 from rasd.retrieval.store.prepare import check_fits, is_filled, prepare
 from rasd.retrieval.store.records import Delete, Document, Put
 from rasd.retrieval.store.seed import Progress, Seeding
@@ -99,7 +99,8 @@ class LocalCatalog:
 
     async def corpora(self) -> list[CorpusInfo]:
         """As `Catalog.corpora`."""
-        return await self._read(all_corpora, self._root)
+        found = await self._read(all_corpora, self._root)
+        return [with_damaged(corpus, self._writers.damaged(corpus.name)) for corpus in found]
 
     async def create(self, name: str, partitions: int | None = None) -> CorpusInfo:
         """As `Catalog.create`; None stands for the configured number, or what is there."""
@@ -173,7 +174,7 @@ class LocalCatalog:
         Raises:
             Conflict: the corpus is of another tokenizer.
         """
-        await self._check(name)
+        spec = await self._check(name)
         with self._room.taken(len(documents), sum(map(weight, documents))):
             answers = await self._think(self._intake.check, documents)
             passed = [at for at, answer in enumerate(answers) if answer is None]
@@ -187,24 +188,24 @@ class LocalCatalog:
             size = sum(weight(documents[at]) for at, _ in puts)
             changes = await self._writers.write(name, [put for _, put in puts], size)
         for (at, put), change in zip(puts, changes, strict=True):
-            answers[at] = Written(put.document.id, change)
-        self.counters.documents += len(puts)
+            answers[at] = written(spec, put.document.id, change)
+        self.counters.documents += len(puts) - changes.count("rejected")
         self.counters.bytes += size
         return self._answered(answers)
 
     async def delete(self, name: str, ids: Sequence[str]) -> list[Written]:
         """As `Catalog.delete`. An id that comes again is missing by then."""
-        await self._read(read_spec, self._root, name)
+        spec = await self._read(read_spec, self._root, name)
         answers = [rejected(id_, fault) if (fault := id_fault(id_)) else None for id_ in ids]
         deletes = {id_: Delete(id_) for id_, no in zip(ids, answers, strict=True) if not no}
         size = _DELETE_BYTES * len(deletes)
         with self._room.taken(len(deletes), size):
             changes = await self._writers.write(name, list(deletes.values()), size)
         first: dict[str, Change] = dict(zip(deletes, changes, strict=True))
-        self.counters.deletes += len(deletes)
+        self.counters.deletes += len(deletes) - changes.count("rejected")
         return self._answered(
             [
-                answer or Written(id_, first.pop(id_, "missing"))
+                answer or written(spec, id_, first.pop(id_, "missing"))
                 for id_, answer in zip(ids, answers, strict=True)
             ]
         )

@@ -38,6 +38,8 @@ from rasd.retrieval.store.records import Delete, Document, Operation, content_di
 
 _NUMBER: Final = re.compile(r"\b(?:source|dead)-([0-9]{6,})")
 
+_SOURCE: Final = re.compile(r"\bpartition-\d+/source-\d+\.[a-z]+(-\d+)?")
+
 _T = TypeVar("_T")
 
 
@@ -81,6 +83,10 @@ class PartitionStore:
     """Commits to a partition, one change after the other. Not for several threads at once.
 
     After a failure the newest manifest is read again, so that memory says what the disk says.
+
+    Attributes:
+        damaged: why nothing can be written, by the file that is to blame, as in
+            "partition-0003/source-000017.docs", or the partition; empty if all is well.
     """
 
     def __init__(self, path: Path, spec: CorpusSpec, writer: str) -> None:
@@ -94,6 +100,7 @@ class PartitionStore:
         self._spec = spec
         self._writer = writer
         self._contents: Contents | None = None
+        self.damaged: dict[str, str] = {}
         manifest = newest(path)
         with storing(path):
             used = [int(found) for name in os.listdir(path) for found in _NUMBER.findall(name)]
@@ -116,7 +123,10 @@ class PartitionStore:
                 with storing(self.path):  # a commit may have failed after its manifest was there
                     sync_directory(self.path)
                 self._contents = load(self.path, manifest)
+                self.damaged = {}
             except SegmentError as error:
+                file = _SOURCE.search(str(error))
+                self.damaged = {file[0] if file else self.path.name: str(error)}
                 raise StorageError(f"damaged, nothing can be written: {error}") from error
         return self._contents
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from rasd.config import CorpusConfig, DatastoreConfig
 from rasd.datastore import Change, NewDocument, Written
-from rasd.errors import ConfigError, Overloaded, StoreLocked
+from rasd.errors import ConfigError, Overloaded, StorageError, StoreLocked
 from rasd.retrieval.sources import documents_of
 from rasd.retrieval.store.intake import Intake, quoted, weight
 from rasd.retrieval.store.prepare import is_filled, mark, prepare
@@ -96,7 +96,13 @@ class Seeding:
             yield Batch(puts, sum(map(weight, passed)))
 
     def wrote(self, batch: Batch, changes: Sequence[Change]) -> None:
-        """A batch is durable."""
+        """A batch is durable.
+
+        Raises:
+            StorageError: not all of it, since a partition is damaged.
+        """
+        if "rejected" in changes:
+            raise StorageError(f"corpus {self._corpus.name} cannot be filled: it is damaged")
         for put, change in zip(batch.puts, changes, strict=True):
             self._tokens += len(put.document.tokens)
             if change == "replaced":

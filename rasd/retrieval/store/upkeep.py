@@ -44,6 +44,7 @@ class Upkeep:
     Attributes:
         error: why the last compaction failed; None if it did not.
         damaged: sources whose documents cannot be read, and why; they are left as they are.
+            Replaced as a whole, so any thread may read it.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class Upkeep:
 
     def rebuild(self, number: int) -> None:
         """Has the next steps write a source anew from its documents."""
-        self.damaged.pop(number, None)
+        self.damaged = {n: reason for n, reason in self.damaged.items() if n != number}
         self._wanted.add(number)
 
     def tidy(self) -> None:
@@ -175,7 +176,7 @@ class Upkeep:
         try:
             outcome = running.future.result()
             if outcome.damaged:
-                self.damaged[outcome.damaged] = outcome.reason
+                self.damaged = {**self.damaged, outcome.damaged: outcome.reason}
                 _logger.error("left as it is, its documents are damaged: %s", outcome.reason)
                 return
             if outcome.taken:

@@ -15,10 +15,10 @@ import numpy as np
 
 from rasd.config import StoreConfig
 from rasd.datastore import Change
-from rasd.errors import InvalidRequest, Overloaded, SegmentCorrupt, Unavailable
+from rasd.errors import InvalidRequest, Overloaded, SegmentCorrupt, StorageError, Unavailable
 from rasd.retrieval.store.corpora import LOCK, corpus_path, partition_path, read_spec
 from rasd.retrieval.store.lock import WriterLock
-from rasd.retrieval.store.manifest import PartitionManifest
+from rasd.retrieval.store.manifest import PartitionManifest, docs_path
 from rasd.retrieval.store.partition import PartitionStore
 from rasd.retrieval.store.records import Document, Operation, Put, id_digest, partition_of
 from rasd.retrieval.store.upkeep import Clock, Submit, Upkeep
@@ -74,35 +74,42 @@ class CorpusWriter:
             return [store.contents.manifest for store in self._stores]
 
     @property
-    def damaged(self) -> list[str]:
-        """Why some sources are left out of compactions."""
-        with self._turn:
-            return [reason for upkeep in self._upkeeps for reason in upkeep.damaged.values()]
+    def damaged(self) -> dict[str, str]:
+        """What is wrong, by file, as in "partition-0003/source-000017.docs", or partition.
+
+        Sources that are left out of compactions, and what keeps a partition from being written
+        to, as far as anybody came upon it. Waits for nobody.
+        """
+        found: dict[str, str] = {}
+        for store, upkeep in zip(self._stores, self._upkeeps, strict=True):
+            for number, reason in upkeep.damaged.items():
+                found[f"{store.path.name}/{docs_path(store.path, number).name}"] = reason
+            found |= store.damaged
+        return found
 
     def write(self, operations: Sequence[Operation]) -> list[Change]:
         """Makes a group of operations durable; answers what each came to, in order.
 
         Each document is replaced as a whole; partitions are written one after the other. After
-        an error all, some or none of the group are there, each whole: repeat the call.
+        an error all, some or none of the group are there, each whole: repeat the call. What
+        belongs into a damaged partition is "rejected", the rest of the group is written.
 
         Raises:
             InvalidRequest: ids are not distinct, or a token is out of range; nothing was written.
             Overloaded: compaction does not keep up; nothing was written.
             StoreLocked: another process has taken over.
-            StorageError: the root refuses it, or a partition is damaged.
+            StorageError: the root refuses it, or all partitions it is for are damaged.
             Unavailable: the writer is closed.
         """
         rows: defaultdict[int, list[tuple[int, bytes, Operation]]] = defaultdict(list)
         for at, (digest, operation) in enumerate(_checked(operations, self.spec.vocabulary)):
             rows[partition_of(digest, self.spec.partitions)].append((at, digest, operation))
-        changes: list[Change] = ["missing"] * len(operations)
+        changes: list[Change] = ["rejected"] * len(operations)
         with self._turn:
             self._check_open()
-            for partition in rows:
-                self._make_room(self._upkeeps[partition])
-            for partition, group in rows.items():
-                done = self._stores[partition].write([row[1:] for row in group])
-                for (at, _, _), change in zip(group, done, strict=True):
+            for partition in self._writable(rows):
+                done = self._stores[partition].write([row[1:] for row in rows[partition]])
+                for (at, _, _), change in zip(rows[partition], done, strict=True):
                     changes[at] = change
         return changes
 
@@ -185,6 +192,22 @@ class CorpusWriter:
             if not running:
                 return
             wait(running, return_when=FIRST_COMPLETED)
+
+    def _writable(self, partitions: Iterable[int]) -> list[int]:
+        """Those that are sound, once there is room in each. Raises if there are none but others."""
+        sound: list[int] = []
+        refused: StorageError | None = None
+        for partition in partitions:
+            try:
+                self._make_room(self._upkeeps[partition])
+                sound.append(partition)
+            except StorageError as error:
+                if not self._stores[partition].damaged:
+                    raise
+                refused = error
+        if refused and not sound:
+            raise refused
+        return sound
 
     def _make_room(self, upkeep: Upkeep) -> None:
         deadline = time.monotonic() + WAIT_S

@@ -125,6 +125,11 @@ class Writers:
         """
         return await self._finish(self._with(self._slot(name), call))
 
+    def damaged(self, name: str) -> list[str]:
+        """What the writer of a corpus, if it is open, has found damaged; see `CorpusWriter`."""
+        slot = self._slots.get(name)
+        return list(slot.writer.damaged) if slot and slot.writer else []
+
     async def close_one(self, name: str, then: Callable[[], T]) -> T:
         """Closes a writer if it is open, and calls ``then`` in a thread before it may be opened.
 

@@ -30,9 +30,9 @@ from rasd.errors import (
 from rasd.retrieval.store import local
 from rasd.retrieval.store.corpora import partition_path
 from rasd.retrieval.store.local import LocalCatalog
-from rasd.retrieval.store.manifest import manifest_path, newest, newest_version, seg_path
+from rasd.retrieval.store.manifest import docs_path, manifest_path, newest, newest_version, seg_path
 from rasd.retrieval.store.prepare import is_filled
-from rasd.retrieval.store.records import id_digest
+from rasd.retrieval.store.records import id_digest, partition_of
 from rasd.retrieval.store.verify import verify
 from rasd.retrieval.store.writer import CorpusWriter
 from tests.retrieval.store.worlds import Submitter, live
@@ -484,6 +484,30 @@ async def test_a_damaged_segment_is_rebuilt(catalog: LocalCatalog, tmp_path: Pat
 
 
 # --- seeding --------------------------------------------------------------------------------------
+
+
+async def test_one_damaged_file_harms_its_partition_alone(tmp_path: Path) -> None:
+    catalog = open_catalog(tmp_path)
+    await catalog.create("c")
+    await catalog.add("c", [new(f"d{i}") for i in range(9)])
+    await catalog.close()
+    path = partition_path(tmp_path, "c", 1)
+    file = docs_path(path, newest(path).logs[0].number)
+    raw = file.read_bytes()
+    file.write_bytes(raw[:40] + bytes([raw[40] ^ 1]) + raw[41:])
+    catalog = open_catalog(tmp_path)
+    answers = await catalog.add("c", [new(f"e{i}") for i in range(9)])
+    answers += await catalog.delete("c", [f"d{i}" for i in range(9)])
+    assert {answer.change for answer in answers} == {"created", "deleted", "rejected"}
+    for answer in answers:
+        spoiled = partition_of(id_digest(answer.id), 2) == 1
+        assert (answer.change == "rejected") == spoiled
+        assert ("partition 1 of corpus 'c'" in answer.error) == spoiled
+    (info,) = await catalog.corpora()
+    assert info.damaged == [f"partition-0001/{file.name}"]
+    counters, refused = catalog.counters, sum(a.change == "rejected" for a in answers)
+    assert counters.rejected == refused == 18 - counters.documents - counters.deletes
+    await catalog.close()
 
 
 async def test_seeding_beside_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from rasd.errors import (
 from rasd.retrieval.store import upkeep, writer
 from rasd.retrieval.store.corpora import drop_corpus, partition_path
 from rasd.retrieval.store.manifest import PartitionManifest, docs_path, newest, seg_path
-from rasd.retrieval.store.records import Delete, Document, Put
+from rasd.retrieval.store.records import Delete, Document, Put, id_digest, partition_of
 from rasd.retrieval.store.verify import verify
 from rasd.retrieval.store.writer import CorpusWriter
 
@@ -439,7 +439,9 @@ def test_damaged_documents_are_named_and_left_out(
         store.write([*put(f"{i}", tokens=50), Delete("a")])
         store.tick()
     store.flush()
-    assert f"source-00000{number}.docs" in store.damaged[0]
+    assert (
+        f"source-00000{number}.docs" in store.damaged[f"partition-0000/source-00000{number}.docs"]
+    )
     assert sum("documents are damaged" in message for message in caplog.messages) == 1
     assert len(store.manifests[0].segments) <= 1 + SMALL.max_segments
     assert [d.path.name for d in verify(tmp_path).damaged] == [f"source-00000{number}.docs"]
@@ -461,5 +463,31 @@ def test_a_partition_whose_tables_are_damaged_takes_no_writes(
     path.unlink()
     with pytest.raises(StorageError, match=f"{path}: is missing"):
         store.write(put("b"))
+    assert list(store.damaged) == [f"partition-0000/{path.name}"]
     store.tick()
+    store.close()
+
+
+def test_a_damaged_partition_leaves_the_others_to_be_written(
+    tmp_path: Path, submit: Submitter
+) -> None:
+    make_corpus(tmp_path, partitions=2)
+    store = CorpusWriter(tmp_path, "c", SMALL, submit)
+    store.write(put("a", "b", "c", "d"))
+    number = store.manifests[1].logs[0].number
+    store.close()
+    ids = [f"{i}" for i in range(20)]
+    bad = {id_ for id_ in ids if partition_of(id_digest(id_), 2) == 1}
+    path = docs_path(partition(tmp_path, 1), number)
+    raw = path.read_bytes()
+    path.write_bytes(raw[:40] + bytes([raw[40] ^ 1]) + raw[41:])  # in the header
+    store = CorpusWriter(tmp_path, "c", SMALL, submit)
+    wanted = ["rejected" if id_ in bad else "created" for id_ in ids]
+    assert store.write(put(*ids)) == wanted and set(wanted) == {"rejected", "created"}
+    assert list(store.damaged) == [f"partition-0001/{path.name}"]
+    with pytest.raises(StorageError, match="damaged, nothing can be written"):
+        store.write(put(min(bad)))
+    path.write_bytes(raw)
+    assert store.write(put(*ids)) == ["created" if id_ in bad else "unchanged" for id_ in ids]
+    assert store.damaged == {}
     store.close()
