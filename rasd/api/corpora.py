@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from rasd.api.answers import to_json
+from rasd.api.corpora_errors import for_client, no_corpus
 from rasd.api.corpora_protocol import (
     CONTENT,
     PAGING,
@@ -37,7 +38,7 @@ from rasd.api.datastore_metrics import DatastoreMetrics
 from rasd.api.guard import caller_of
 from rasd.api.refusals import body_schema, read_body
 from rasd.datastore import CorpusInfo, Datastore, DocumentInfo, StoredDocument, Written
-from rasd.errors import DeadlineExceeded, InvalidRequest, NotFound
+from rasd.errors import DeadlineExceeded, InvalidRequest, NotFound, RasdError
 
 T = TypeVar("T")
 
@@ -103,7 +104,7 @@ class CorporaRoutes:
         body = await read_body(request, CorpusBody)
         caller.check_manage(body.name)
         there = await _within(self._datastore.corpora())
-        made = await _within(self._datastore.create(body.name, body.partitions))
+        made = await _within(self._datastore.create(body.name, body.partitions), body.name)
         known = any(one.name == body.name for one in there)
         return _json(corpus_answer(made), 200 if known else 201)
 
@@ -115,7 +116,7 @@ class CorporaRoutes:
     async def drop(self, request: Request, name: str) -> Response:
         """Remove a corpus with everything in it."""
         caller_of(request.scope).check_manage(name)
-        await _within(self._datastore.drop(name))
+        await _within(self._datastore.drop(name), name)
         self._metrics.forget(name)
         return _json(deleted_answer("corpus", name))
 
@@ -128,12 +129,12 @@ class CorporaRoutes:
         """
         caller_of(request.scope).check_read(name)
         paging = parse_paging(request.query_params, content=True)
-        page = await _within(self._datastore.page(name, paging.after, paging.limit))
+        page = await _within(self._datastore.page(name, paging.after, paging.limit), name)
         if not paging.content:
             return _json(documents_answer(page))
         fit = _fitting(page.documents)
         if fit < len(page.documents):
-            page = await _within(self._datastore.page(name, paging.after, fit))
+            page = await _within(self._datastore.page(name, paging.after, fit), name)
         found: list[StoredDocument] = []
         for start in range(0, len(page.documents), _AT_ONCE):
             some = page.documents[start : start + _AT_ONCE]
@@ -150,19 +151,19 @@ class CorporaRoutes:
         """
         caller_of(request.scope).check_manage(name)
         body = await read_body(request, DocumentsBody)
-        return self._written(name, await _within(self._datastore.add(name, body.new())))
+        return self._written(name, await _within(self._datastore.add(name, body.new()), name))
 
     async def delete_many(self, request: Request, name: str) -> Response:
         """Delete documents by id, at most 1000 in one call. Missing ones are no error."""
         caller_of(request.scope).check_manage(name)
         body = await read_body(request, IdsBody)
-        return self._written(name, await _within(self._datastore.delete(name, body.ids)))
+        return self._written(name, await _within(self._datastore.delete(name, body.ids), name))
 
     async def document(self, request: Request, name: str, id: str) -> Response:
         """Give a document with all its content. Its id may hold slashes."""
         caller_of(request.scope).check_read(name)
         _check_id(request, id)
-        found = await _within(self._datastore.get(name, id))
+        found = await _within(self._datastore.get(name, id), name)
         if len(found.tokens) < _LARGE:
             return _json(document_answer(found))
         return await asyncio.to_thread(_json, document_answer(found))
@@ -171,7 +172,7 @@ class CorporaRoutes:
         """Delete a document. Its id may hold slashes."""
         caller_of(request.scope).check_manage(name)
         _check_id(request, id)
-        written = await _within(self._datastore.delete(name, [id]))
+        written = await _within(self._datastore.delete(name, [id]), name)
         self._metrics.wrote(name, written)
         if written[0].change == "rejected":
             raise InvalidRequest(written[0].error, param="id")
@@ -204,11 +205,11 @@ class CorporaRoutes:
         for corpus in await _within(self._datastore.corpora()):
             if corpus.name == name:
                 return corpus
-        raise NotFound(f"there is no corpus {name!r:.100}", param="name")
+        raise no_corpus(name)
 
     async def _get_if_there(self, name: str, id_: str) -> StoredDocument | None:
         try:
-            return await _within(self._datastore.get(name, id_))
+            return await _within(self._datastore.get(name, id_), name)
         except NotFound:
             return None  # deleted since it was listed
 
@@ -217,10 +218,12 @@ class CorporaRoutes:
         return _json(written_answer(written))
 
 
-async def _within(call: Awaitable[T]) -> T:
+async def _within(call: Awaitable[T], corpus: str | None = None) -> T:
     try:
         async with asyncio.timeout(CALL_DEADLINE_S):
             return await call
+    except RasdError as error:
+        raise for_client(error, corpus) from None
     except TimeoutError:
         raise DeadlineExceeded(
             f"the datastore did not answer within {CALL_DEADLINE_S:g} s"
