@@ -72,7 +72,8 @@ class CorpusInfo:
     """A corpus: how it was made, and what it holds now.
 
     ``tokens`` and ``documents`` count what is live; ``segments`` are of all partitions together;
-    ``memory_tokens`` are those not yet in a segment; ``damaged`` names files that do not serve.
+    ``memory_tokens`` are those not yet in a segment, deleted ones too, as they take memory until
+    they are indexed; ``damaged`` names files that do not serve, or cannot be written to.
     """
 
     name: str
