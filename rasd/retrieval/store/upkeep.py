@@ -63,6 +63,7 @@ class Upkeep:
         self._submit = submit
         self._clock = clock
         self._seen: dict[int, float] = {}
+        self._said: dict[str, str] = {}
         self._sweeper = Sweeper(store.path, settings.grace_s)
         self._running: _Running | None = None
         self._wanted: set[int] = set()
@@ -77,7 +78,8 @@ class Upkeep:
     def step(self, *, below: int = 0) -> Future[Outcome] | None:
         """Does what is due; returns what must be waited for before more can be done.
 
-        A compaction that fails is logged, and tried again after a pause that grows.
+        A compaction that fails is tried again after a pause that grows, and logged when its
+        error is a new one.
 
         Args:
             below: flush logs however small if one has a lower number than this.
@@ -104,6 +106,7 @@ class Upkeep:
 
     def hurry(self) -> None:
         """Forgets the last failure, and its pause."""
+        self._said.pop("compaction failed", None)
         self.error, self._failures, self._retry_at = None, 0, 0.0
 
     def rebuild(self, number: int) -> None:
@@ -125,7 +128,9 @@ class Upkeep:
         try:
             self._sweeper.sweep(self._store.contents.manifest, making, now)
         except StorageError as error:
-            _logger.warning("cannot tidy up: %s", error)
+            self._complain("cannot tidy up", error)
+        else:
+            self._said.pop("cannot tidy up", None)
 
     def excess(self) -> str:
         """Why nothing may be written before there was a compaction; empty if it may."""
@@ -195,6 +200,11 @@ class Upkeep:
         self.error = error
         self._failures += 1
         self._retry_at = time.monotonic() + pause
-        _logger.warning(
-            "%s: compaction failed, again in %.1f s: %s", self._store.path, pause, error
-        )
+        self._complain("compaction failed", error)
+        _logger.debug("%s: again in %.1f s", self._store.path, pause)
+
+    def _complain(self, what: str, error: Exception) -> None:
+        """Warns once of what is wrong, not each time it is tried again."""
+        level = logging.DEBUG if self._said.get(what) == str(error) else logging.WARNING
+        self._said[what] = str(error)
+        _logger.log(level, "%s: %s: %s", self._store.path, what, error)

@@ -200,7 +200,11 @@ def test_what_dies_during_a_compaction_stays_dead(
 
 
 def test_a_lost_compaction_is_tried_again(
-    tmp_path: Path, store: CorpusWriter, submit: Submitter, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    store: CorpusWriter,
+    submit: Submitter,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(upkeep.time, "monotonic", lambda: now[0])
@@ -218,6 +222,10 @@ def test_a_lost_compaction_is_tried_again(
         pauses.append(now[0] - started)
     assert pauses[:3] == [0.75, 1.25, 2.25]
     assert max(pauses) == 60.25
+    warned = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert [record.getMessage() for record in warned] == [
+        f"{partition(tmp_path)}: compaction failed: the process was killed"
+    ]
     submit.run()
     store.tick()
     assert shape(newest(partition(tmp_path))) == [("segment", 5)]
