@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import secrets
 import shutil
 import time
@@ -35,6 +36,7 @@ MAX_PARTITIONS: Final = 1024
 _OLD_MANIFEST: Final = "manifest.json"
 _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
 _ABANDONED_S: Final = 3600.0
+_OURS: Final = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<what>new|dropped)")
 
 
 class CorpusSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -184,12 +186,21 @@ def drop_corpus(root: Path, name: str) -> None:
 
 def _sweep(root: Path) -> None:
     """Removes what was dropped, and what its maker left unfinished when it was killed."""
-    for path in root.glob(".*.dropped"):
-        shutil.rmtree(path, ignore_errors=True)
-    for path in root.glob(".*.new"):
+    for path in root.glob(".*"):
+        ours = _OURS.fullmatch(path.name)
+        if not ours or not _is_name(ours["name"]):
+            continue  # whoever made it may need it
         try:
-            abandoned = time.time() - path.stat().st_mtime > _ABANDONED_S
+            age = time.time() - path.stat().st_mtime
         except OSError:
             continue
-        if abandoned:
+        if ours["what"] == "dropped" or age > _ABANDONED_S:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_name(name: str) -> bool:
+    try:
+        _NAME.validate_python(name, strict=True)
+    except ValidationError:
+        return False
+    return True

@@ -114,13 +114,21 @@ def test_what_is_being_written_to_is_not_dropped(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
-    (tmp_path / ".c.1.dropped").mkdir()
-    old, young = tmp_path / ".c.1.new", tmp_path / ".c.2.new"
-    for path in (old, young):
+    (tmp_path / ".c.0123abcd.dropped").mkdir()
+    old, young = tmp_path / ".c.00000001.new", tmp_path / ".c.00000002.new"
+    foreign = {
+        ".x.dropped",
+        ".c.1.dropped",
+        ".c d.00000001.dropped",
+        ".cache.new",
+        ".c.0000000g.new",
+    }
+    for path in (old, young, *(tmp_path / name for name in foreign)):
         path.mkdir()
-    os.utime(old, (0, 0))
+        if path != young:
+            os.utime(path, (0, 0))
     make(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"c", young.name}
+    assert {path.name for path in tmp_path.iterdir()} == {"c", young.name, *foreign}
 
 
 def test_one_of_the_old_layout_is_refused_and_can_be_dropped(tmp_path: Path) -> None:
