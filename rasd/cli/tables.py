@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from rasd.cli.console import count, latency, plural, printable, seconds, size
+
+_HELD: Final = ("address", "partitions", "tokens", "memory")
+_WORK: Final = ("queries", "per s", "p50", "p99", "lag")
+_WIDE: Final = 1000
 
 
 def status_tables(status: dict[str, Any]) -> RenderableType:
     """Corpora and shards of an answer of ``GET /v1/datastore``."""
     parts: list[RenderableType] = [_corpora(status["corpora"])]
     if status["shards"]:
-        parts += ["", _shards(status["shards"])]
+        parts += ["", _Shards(status["shards"])]
     parts += ["", scale_line(status), *_damaged(status["corpora"])]
     return Group(*parts)
 
@@ -49,8 +53,8 @@ def grid(
             column,
             justify="left" if at < left else "right",
             header_style="dim",
-            overflow="fold" if at == 0 else "ellipsis",
-            no_wrap=at > 0,
+            overflow="fold" if at < left else "ellipsis",
+            no_wrap=at >= left,
         )
     for row in rows:
         table.add_row(*(Text(printable(one)) if isinstance(one, str) else one for one in row))
@@ -80,27 +84,44 @@ def _corpora(corpora: list[dict[str, Any]]) -> RenderableType:
     )
 
 
-def _shards(shards: list[dict[str, Any]]) -> RenderableType:
-    columns = ("shard", "address", "partitions", "tokens", "memory", "queries", "per s")
-    return grid(
-        "Shards",
-        (*columns, "p50", "p99", "lag"),
-        (
-            (
-                f"{shard['slot']}.{shard['replica']}",
-                shard["address"].removeprefix("tcp://"),
-                f"{shard['partitions']:,}",
-                count(shard["tokens"]),
-                size(shard["resident_bytes"]),
-                count(shard["queries"]),
-                count(shard["queries_per_s"]),
-                latency(shard["p50_ms"]),
-                latency(shard["p99_ms"]),
-                seconds(shard["lag_s"]),
-            )
-            for shard in shards
-        ),
-        left=2,
+class _Shards:
+    """A table of what shards hold and how they do, or two where one is too wide."""
+
+    def __init__(self, shards: list[dict[str, Any]]) -> None:
+        self._names = [(f"{shard['slot']}.{shard['replica']}",) for shard in shards]
+        self._held = [_held(shard) for shard in shards]
+        self._work = [_work(shard) for shard in shards]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        rows = zip(self._names, self._held, self._work, strict=True)
+        one = grid("Shards", ("shard", *_HELD, *_WORK), (sum(row, ()) for row in rows), left=2)
+        needed = console.measure(one, options=options.update(max_width=_WIDE)).maximum
+        if needed <= options.max_width:
+            yield one
+            return
+        held = (name + row for name, row in zip(self._names, self._held, strict=True))
+        yield grid("Shards", ("shard", *_HELD), held, left=2)
+        yield ""
+        work = (name + row for name, row in zip(self._names, self._work, strict=True))
+        yield grid("Searches", ("shard", *_WORK), work)
+
+
+def _held(shard: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        shard["address"].removeprefix("tcp://"),
+        f"{shard['partitions']:,}",
+        count(shard["tokens"]),
+        size(shard["resident_bytes"]),
+    )
+
+
+def _work(shard: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        count(shard["queries"]),
+        count(shard["queries_per_s"]),
+        latency(shard["p50_ms"]),
+        latency(shard["p99_ms"]),
+        seconds(shard["lag_s"]),
     )
 
 
