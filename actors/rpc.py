@@ -1,35 +1,34 @@
 """Request and reply over ZeroMQ, for the path that every step takes.
 
-A server answers in one thread, in the order of arrival; a client belongs to one thread and may
-have many requests in flight. Every message shows the application's secret. A peer that is killed
-is noticed when its connection breaks, a frozen one or a torn network by missing heartbeats.
+A server answers in one thread, in the order of arrival, and in another what takes long; a client
+belongs to one thread and may have many requests in flight. Every message shows the application's
+secret. A peer that is killed is noticed when its connection breaks, a frozen one or a torn
+network by missing heartbeats.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from typing import Any, Final, Generic, TypeVar
 from weakref import WeakValueDictionary
 
 import zmq
 
+from actors.beside import Beside, attempt
 from actors.wire import MAX_MESSAGE_BYTES, Failure, admits, decode, encode
 from rasd import errors
 from rasd.errors import RasdError, StageTimeout, StageUnavailable, WireError
 
 A = TypeVar("A")
 
-_log = logging.getLogger(__name__)
-
 HEARTBEAT_S: Final = 1.0
 SILENCE_S: Final = 10.0
 STOP_POLL_MS: Final = 200
-_MAX_ERROR_CHARS: Final = 1000
 # Whatever ends a connection; `open_socket` forbids a second one.
 CONNECTION_ENDS: Final = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 
@@ -63,6 +62,8 @@ class Server:
 
     A handler that returns None sends nothing. Its error is replied and the server lives on,
     unless ``fatal`` says that it leaves the handler's state in doubt: then `serve` raises it.
+    Handlers in ``slow`` have a thread of their own, so that no other message waits for them; their
+    errors are never fatal.
 
     Attributes:
         refused: messages dropped or refused because they were malformed or lacked the secret.
@@ -74,15 +75,20 @@ class Server:
         secret: bytes,
         handlers: Mapping[type, Callable[[Any], object | None]],
         *,
+        slow: Mapping[type, Callable[[Any], object | None]] | None = None,
         fatal: Callable[[Exception], bool] = lambda error: False,
     ) -> None:
         self._secret = secret
-        self._handlers = dict(handlers)
+        self._handlers = {**handlers, **(slow or {})}
+        self._slow = frozenset(slow or ())
+        self._beside = Beside() if slow else None
         self._fatal = fatal
         self._stopped = threading.Event()
         self._socket = open_socket(zmq.ROUTER)
         self.address = bind(self._socket, host)
         self._readers: dict[Any, Callable[[], None]] = {self._socket: self._answer_one}
+        if self._beside is not None:
+            self._readers[self._beside.socket] = self._send_one
         self.refused = 0
 
     def also_read(self, socket: zmq.Socket[Any], reader: Callable[[], None]) -> None:
@@ -94,11 +100,15 @@ class Server:
         poller = zmq.Poller()
         for socket in self._readers:
             poller.register(socket, zmq.POLLIN)
+        if self._beside is not None:
+            self._beside.start()
         try:
             while not self._stopped.is_set():
                 for socket, _ in poller.poll(STOP_POLL_MS):
                     self._readers[socket]()
         finally:
+            if self._beside is not None:
+                self._beside.stop()
             for socket in self._readers:
                 socket.close()
 
@@ -112,31 +122,28 @@ class Server:
             self.refused += 1
             return
         peer, _, number, body = frames
-        error: Exception | None = None
-        try:
-            reply = self._handle(body)
-        except Exception as raised:
-            error = raised
-            reply = encode(Failure(type(error).__name__, str(error)[:_MAX_ERROR_CHARS]))
-            _log.warning(
-                "a request failed: %s",
-                type(error).__name__,
-                exc_info=not isinstance(error, RasdError),
-            )
+        head = [peer, self._secret, number]
+        reply, error = attempt(partial(self._handle, head, body))
         if reply is not None:
-            self._socket.send_multipart([peer, self._secret, number, reply])
+            self._socket.send_multipart([*head, reply])
         if error is not None and self._fatal(error):
             raise error
 
-    def _handle(self, body: bytes) -> bytearray | None:
+    def _send_one(self) -> None:
+        if self._beside is not None:
+            self._socket.send_multipart(self._beside.socket.recv_multipart())
+
+    def _handle(self, head: list[bytes], body: bytes) -> object | None:
         try:
             message = decode(body)
             handler = self._handlers[type(message)]
         except (WireError, KeyError) as error:
             self.refused += 1
             raise WireError(f"not expected here: {error}") from error
-        answer = handler(message)
-        return None if answer is None else encode(answer)
+        if self._beside is None or type(message) not in self._slow:
+            return handler(message)
+        self._beside.take(head, lambda: attempt(partial(handler, message))[0])
+        return None
 
 
 class Client:

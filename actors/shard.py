@@ -71,8 +71,9 @@ class _Version:
 class ShardService:
     """Searches the partitions that a version of its slot gives it, and follows their writers.
 
-    The thread of ``server`` searches, one of its own looks for writes; `load` may come from any
-    other, one at a time. Versions share the partitions they have in common.
+    The thread of ``server`` searches, another of it selects by meaning, one of its own looks for
+    writes; `load` may come from any other, one at a time. Versions share the partitions they have
+    in common.
     """
 
     def __init__(self, setting: ShardSetting, host: str, secret: bytes) -> None:
@@ -83,7 +84,10 @@ class ShardService:
         self._meter = Meter()
         self._closed = threading.Event()
         self._dense = _background(setting)
-        self.server = Server(host, secret, {ShardQuery: self._search, DenseQuery: self._select})
+        # A model may embed a prompt for 0.1 s; no search waits for that.
+        self.server = Server(
+            host, secret, {ShardQuery: self._search}, slow={DenseQuery: self._select}
+        )
         threading.Thread(target=self._follow, name="refresh", daemon=True).start()
 
     @property

@@ -17,8 +17,9 @@ import pytest
 import zmq
 
 from actors import rpc
+from actors.beside import MAX_WAITING
 from actors.rpc import Client, Server, take_in
-from actors.wire import Reset
+from actors.wire import Done, Reset
 from rasd.errors import KVExhausted, StageTimeout, StageUnavailable, WireError
 from rasd.stages import DraftReply, DraftRequest, Features
 from tests.actors.threads import HOST, SECRET, served
@@ -110,6 +111,38 @@ def test_a_fatal_error_is_replied_and_ends_the_server() -> None:
             ask(client, 1).wait(5)
         thread.join(10)
         assert len(raised) == 1
+
+
+def test_what_takes_long_holds_up_nothing_else() -> None:
+    gate = threading.Event()
+
+    def take_long(request: DraftRequest) -> DraftReply:
+        gate.wait(10)
+        if request.step == 3:
+            raise KVExhausted("no room")
+        return echo(request)
+
+    server = Server(HOST, SECRET, {Reset: lambda _: Done()}, slow={DraftRequest: take_long})
+    with served(server), connected(server) as client:
+        slow = [ask(client, step) for step in (1, 2, 3)]
+        for _ in range(5):
+            client.call(Reset(), Done).wait(5)
+        assert not any(call.settled for call in slow)
+        gate.set()
+        assert [call.wait(5).step for call in slow[:2]] == [1, 2]
+        with pytest.raises(KVExhausted, match="no room"):
+            slow[2].wait(5)
+
+
+def test_only_so_many_wait_for_what_takes_long() -> None:
+    gate = threading.Event()
+    server = Server(HOST, SECRET, {}, slow={DraftRequest: lambda request: gate.wait(10) and None})
+    with served(server), connected(server) as client:
+        calls = [ask(client, step) for step in range(MAX_WAITING + 2)]
+        with pytest.raises(StageUnavailable, match="others wait"):
+            calls[-1].wait(5)
+        server.stop()  # ends although they wait
+        gate.set()
 
 
 def test_an_unexpected_message_is_refused() -> None:

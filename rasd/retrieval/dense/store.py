@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from rasd.config import DenseConfig
-from rasd.retrieval.dense.embed import Embedder, Spans
+from rasd.retrieval.dense.embed import Embedder, Float32s
 from rasd.retrieval.dense.index import PassageIndex
 from rasd.retrieval.dense.passages import PROMPT_TOKENS, Cut, Passage, prompt_spans
 from rasd.retrieval.segment import Int64s, Segment, UInt32s
@@ -100,14 +100,21 @@ class DenseStore:
         """The ``count`` passages of these corpora nearest to a prompt uint32[n], best first.
 
         Only living documents of what ``store`` shows. Of the prompt, the newest tokens count,
-        cut as documents are: what is near any piece is near.
+        cut as documents are: what is near any piece is near. Corpora that an embedder need not be
+        fitted to share its vectors.
         """
         spans = prompt_spans(prompt[-PROMPT_TOKENS:], self._width, PROMPT_TOKENS)
         found: list[_Hit] = []
+        embedded: dict[int, tuple[Embedder, Float32s]] = {}  # by identity, which it keeps
         for number, name in enumerate(corpora):
             known = self._corpora.get(name)
-            if known is not None:
-                found += self._hits(store, known, number, name, spans, count)
+            if known is None:
+                continue
+            embedder = known.embedder
+            if id(embedder) not in embedded:
+                embedded[id(embedder)] = (embedder, embedder.embed(spans))
+            vectors = embedded[id(embedder)][1]
+            found += self._hits(store, known, number, name, vectors, count)
         return [hit.passage() for hit in heapq.nsmallest(count, found, key=lambda hit: -hit.score)]
 
     def _hits(
@@ -116,10 +123,9 @@ class DenseStore:
         known: _Corpus,
         number: int,
         name: str,
-        spans: Spans,
+        vectors: Float32s,
         count: int,
     ) -> list[_Hit]:
-        vectors = known.embedder.embed(spans)
         hits: list[_Hit] = []
         for view in store.views.get(name, ()):
             for part, digests in zip(view.parts, view.digests, strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from rasd.config import DenseConfig
 from rasd.retrieval import ShardStore
 from rasd.retrieval.dense import index as module
+from rasd.retrieval.dense.embed import Float32s, Spans
 from rasd.retrieval.dense.index import PassageIndex
 from rasd.retrieval.dense.passages import Passage
 from rasd.retrieval.dense.store import DenseStore
@@ -125,6 +126,36 @@ def test_only_what_is_asked_is_read(world: World) -> None:
     held = ShardStore(world.root, {"mine": [0]}, beside=store, **MADE)
     first = dense.search(held, text(2, 40), ("mine", "other"), 100)
     assert 0 < len(first) < 44 and {p.corpus for p in first} == {0}
+
+
+class Unfitted:
+    """One embedder for all corpora, that counts what it is asked."""
+
+    name = "unfitted"
+    dimension = embedder().dimension
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def fitted(self, samples: Sequence[Spans]) -> Unfitted:
+        return self
+
+    def embed(self, spans: Spans) -> Float32s:
+        self.asked += 1
+        return embedder().embed(spans)
+
+
+def test_a_prompt_is_embedded_once_where_corpora_share_the_embedder(world: World) -> None:
+    for name in ("one", "two", "three"):
+        world.create(name)
+        world.put(name, x=text(1, 90))
+    shared = Unfitted()
+    store, dense = world.store(), DenseStore(shared, SETTINGS)
+    dense.refresh([store])
+    shared.asked = 0
+    found = dense.search(store, text(1, 30, seed=1), ("one", "two", "three"), 9)
+    assert {passage.corpus for passage in found} == {0, 1, 2}
+    assert shared.asked == 1
 
 
 def test_a_document_that_is_gone_is_found_no_more(world: World) -> None:
