@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -83,8 +83,9 @@ class _Segment:
 class PartitionReader(PartitionFollower[PartitionView]):
     """Follows what is searched of one partition.
 
-    Every file is opened once, and read whole to be checked. Of a damaged source nothing serves;
-    if it is a log, documents that it deletes elsewhere are back until it is mended.
+    Every file is opened once, and read whole to be checked. Of a damaged source nothing serves.
+    While the documents of a log cannot be read, nothing of the partition does: nobody knows what
+    else it deletes, and what was deleted must not come back.
     """
 
     def __init__(self, root: Path, spec: CorpusSpec, partition: int) -> None:
@@ -114,25 +115,31 @@ class PartitionReader(PartitionFollower[PartitionView]):
         self._segments = segments
         for files in every:
             files.end()
-        return self._view(manifest)
+        return self._view(manifest, serves=len(logs) == len(manifest.logs))
 
-    def _view(self, manifest: PartitionManifest) -> PartitionView:
+    def _view(self, manifest: PartitionManifest, serves: bool) -> PartitionView:
+        """What was read, or nothing of it."""
         segments = [segment for segment in self._segments.values() if segment.documents]
         groups = self._memory.groups
         refused = chain.from_iterable(
             files.refused.items() for files in (self._files, self._indexes, self._logs, self._dead)
         )
-        return PartitionView(
+        view = PartitionView(
             manifest.version,
             {self._name(file): error for file, error in refused},
             manifest.written,
-            (*(Part(s.index, s.live) for s in segments), *(group.part for group in groups)),
-            (*(s.file.digests for s in segments), *(g.digests.__getitem__ for g in groups)),
-            self._memory.documents + sum(segment.documents for segment in segments),
-            self._memory.tokens + sum(segment.tokens for segment in segments),
-            self._memory.tokens,
-            len(manifest.segments),
-            sum(entry.bytes for entry in manifest.sources),
+            segments=len(manifest.segments),
+            bytes=sum(entry.bytes for entry in manifest.sources),
+        )
+        if not serves:
+            return view
+        return replace(
+            view,
+            parts=(*(Part(s.index, s.live) for s in segments), *(group.part for group in groups)),
+            digests=(*(s.file.digests for s in segments), *(g.digests.__getitem__ for g in groups)),
+            documents=self._memory.documents + sum(segment.documents for segment in segments),
+            tokens=self._memory.tokens + sum(segment.tokens for segment in segments),
+            memory_tokens=self._memory.tokens,
         )
 
     # --- sources ------------------------------------------------------------------------------
