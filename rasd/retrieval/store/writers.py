@@ -101,7 +101,8 @@ class Writers:
         self._keeper: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._opening = 0
-        self._left: dict[str, float] = {}
+        self._left: dict[str, float] = {}  # closed before their time, and when they are due
+        self._left_trouble = ""
         self._late: asyncio.Task[None] | None = None
 
     async def write(self, name: str, operations: Sequence[Operation], size: int) -> list[Change]:
@@ -141,6 +142,7 @@ class Writers:
             try:
                 async with slot.lock:
                     await self._close_writer(slot)
+                    self._left.pop(name, None)
                     return await self._thread(then)
             finally:
                 slot.users -= 1
@@ -249,12 +251,15 @@ class Writers:
         """Flushes a corpus whose writer was closed before its time, to make room."""
         try:
             await self.use(name, CorpusWriter.flush)
-        except Exception as error:
+        except (NotFound, StoreLocked, SegmentError) as error:
+            self._left.pop(name, None)  # it is gone, somebody else's, or needs a person
             _log.warning("corpus %s: not indexed: %r", name, error)
-            if isinstance(error, NotFound | StoreLocked | SegmentError):
-                self._left.pop(name, None)  # it is gone, somebody else's, or needs a person
-            else:
-                self._left[name] = time.monotonic() + self._settings.flush_after_s
+        except Exception as error:
+            level = logging.DEBUG if self._left_trouble == str(error) else logging.WARNING
+            self._left_trouble = str(error)
+            self._left[name] = time.monotonic() + self._settings.flush_after_s
+            if not self._closing.is_set():
+                _log.log(level, "corpus %s: not indexed: %r", name, error)
 
     async def _look_after(self, slot: _Slot) -> None:
         """Lets compactions start and finish. A failure is logged once, not at every turn."""
