@@ -12,6 +12,8 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
+from rasd.retrieval.sources import lone_surrogate
+
 MAX_BYTES: Final = 8 * 1024 * 1024
 """Longest line, or file of text, that is read: twice what a service accepts by default."""
 
@@ -146,7 +148,7 @@ def _parse(line: bytes) -> tuple[str, bytes | None, str]:
     except RecursionError:
         return "", None, "nested too deeply"
     except msgspec.DecodeError as error:
-        return "", None, str(error)
+        return "", None, lone_surrogate(line) or str(error)
     id_ = str(found.id)
     if (found.text is None) == (found.tokens is None):
         has = "neither text nor tokens" if found.text is None else "both text and tokens"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -102,6 +105,7 @@ class _Line(msgspec.Struct):
     metadata: dict[str, Any] = {}
 
 
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _LINES: Final = msgspec.json.Decoder(_Line)
 
 
@@ -115,7 +119,25 @@ def parse_line(line: bytes | str) -> NewDocument:
         found = _LINES.decode(line)
     except RecursionError as error:
         raise ValueError("JSON is nested too deep") from error
+    except msgspec.DecodeError as error:
+        raise ValueError(lone_surrogate(line) or str(error)) from error
     return NewDocument(str(found.id), found.text, found.tokens, found.metadata)
+
+
+def lone_surrogate(line: bytes | str) -> str:
+    """That a string of a line of JSON holds a lone surrogate, where one does; else empty.
+
+    The parser calls that other things, such as "truncated".
+    """
+    raw = line.encode(errors="replace") if isinstance(line, str) else line
+    for found in _STRING.findall(raw):
+        with suppress(ValueError):
+            text = json.loads(found)
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                return f"a text holds a lone surrogate at {error.start}, which is no character"
+    return ""
 
 
 def _stdlib() -> Iterator[NewDocument]:

@@ -149,3 +149,16 @@ def test_lines_survive_writing_and_reading() -> None:
     given = NewDocument("a", "some\ntext", None, {"x": 1})
     line = json.dumps({"id": given.id, "text": given.text, "metadata": given.metadata})
     assert sources.parse_line(line) == given
+
+
+@pytest.mark.parametrize(
+    "text", ["\\ud800", "\\ud800 x", "x\\udfff", "\\ud800\\u0041", 'q\\"\\ud83d']
+)
+def test_a_lone_surrogate_is_called_one(text: str) -> None:
+    line = f'{{"id": "a", "text": "{text}"}}'
+    for form in (line, line.encode()):
+        with pytest.raises(ValueError, match="a text holds a lone surrogate at"):
+            sources.parse_line(form)
+    for other in ('{"id": "a", "text": "b', '{"id": "a", "text": "\\ud83d\\ude00"', "{"):
+        with pytest.raises(ValueError, match=r"truncated|malformed"):
+            sources.parse_line(other)
