@@ -21,6 +21,7 @@ from rasd.errors import RasdError
 
 _PATIENCE_S = 600.0
 _INTERRUPTED = 130
+_NOT_FINISHED = "not finished; the same command goes on from here"
 
 
 def add(  # noqa: PLR0913 - one per option
@@ -63,12 +64,15 @@ def add(  # noqa: PLR0913 - one per option
     Standard input is sent again, which changes nothing that is there. In folders, hidden files,
     links and special files are passed over.
     """
-    found = find_sources(sources, kind=format, id_=id, prefix=prefix)
     names = [name if name == "-" else os.path.abspath(name) for name in sources]
     identity = (url, corpus, names, format, id, prefix, max_bytes)
-    task = _Task(corpus, found, max_bytes, rejects, notes if resume else None)
-    with Client(url, key, patience_s=_PATIENCE_S) as client:
-        rejected = task.run(client, partitions, identity)
+    try:
+        found = find_sources(sources, kind=format, id_=id, prefix=prefix)
+        task = _Task(corpus, found, max_bytes, rejects, notes if resume else None)
+        with Client(url, key, patience_s=_PATIENCE_S) as client:
+            rejected = task.run(client, partitions, identity)
+    except KeyboardInterrupt:
+        fail(_NOT_FINISHED, _INTERRUPTED)
     if rejected:
         raise typer.Exit(1)
 
@@ -102,9 +106,9 @@ class _Task:
                 Upload(client, self.corpus, journal, report.settled).run(self._items(journal))
             finished = True
         except KeyboardInterrupt:
-            fail("not finished; the same command goes on from here", _INTERRUPTED)
+            fail(_NOT_FINISHED, _INTERRUPTED)
         except RasdError as error:
-            fail(f"{error}\nnot finished; the same command goes on from here")
+            fail(f"{error}\n{_NOT_FINISHED}")
         finally:
             journal.close(finished=finished)
             report.summary(journal, self.found)

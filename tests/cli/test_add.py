@@ -327,3 +327,16 @@ def test_a_keyboard_interrupt_keeps_what_was_acknowledged(
     went_on = place.run("add", "docs", str(source))
     assert (went_on.exit_code, "60 added" in went_on.stdout) == (0, True)
     assert sum(len(documents) for _, documents in place.asked("add")) == 20
+
+
+@pytest.mark.parametrize("moment", ["find_sources", "Client"])
+def test_an_interruption_before_anything_is_sent_is_told(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"rasd.cli.add.{moment}", interrupt)
+    result = place.run("add", "docs", str(write_lines(tmp_path / "a.jsonl", *numbered(1))))
+    assert (result.exit_code, "the same command" in result.stderr) == (130, True)
+    assert not place.store.corpora_
