@@ -36,7 +36,7 @@ from rasd.datastore import (
     StoredDocument,
     Written,
 )
-from rasd.errors import ConfigError, InvalidRequest, RasdError, Unavailable
+from rasd.errors import ConfigError, InvalidRequest, NotFound, RasdError, Unavailable
 from rasd.retrieval.store.info import all_corpora
 from rasd.text import load_tokenizer, tokenizer_hash
 
@@ -159,7 +159,11 @@ class Datastore:
 
     async def drop(self, name: str) -> None:
         """No table names it from then on."""
-        await self._ask("drop", name, deadline_s=_WRITE_S)
+        try:
+            await self._ask("drop", name, deadline_s=_WRITE_S)
+        except NotFound:  # perhaps since a call whose answer was lost
+            self._controller.tell(name, None)
+            raise
         self._controller.tell(name, None)
 
     async def add(self, name: str, documents: Sequence[NewDocument]) -> list[Written]:
