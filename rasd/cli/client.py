@@ -40,6 +40,7 @@ _ERRORS: Final[dict[int, type[RasdError]]] = {
     504: DeadlineExceeded,
     507: StorageError,
 }
+_CREATED: Final = 201
 _RETRIED: Final = frozenset({429, 502, 503, 504})
 _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 30.0
@@ -104,6 +105,20 @@ class Client:
         Raises:
             RasdError: of the kind that the service's status stands for, with its message.
         """
+        return _json(self._ask(method, path, body, query))
+
+    def create(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+        """Makes a corpus: what it is now, and whether it is new. Raises as `call`."""
+        answer = self._ask("POST", "/v1/corpora", body, None)
+        return _json(answer), answer.status_code == _CREATED
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | Mapping[str, Any] | None,
+        query: Mapping[str, str | int] | None,
+    ) -> httpx.Response:
         content = msgspec.json.encode(body) if isinstance(body, Mapping) else body
         headers = {} if content is None else {"Content-Type": "application/json"}
         timeout = _TIMEOUT if method == "GET" else _WRITE_TIMEOUT
@@ -122,7 +137,7 @@ class Client:
             else:
                 self._reached = True
                 if answer.is_success:
-                    return _json(answer)
+                    return answer
                 failure = error_of(answer)
                 if answer.status_code not in _RETRIED:
                     raise failure

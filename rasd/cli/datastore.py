@@ -63,9 +63,9 @@ def create(
     """
     body = {"name": corpus} | ({} if partitions is None else {"partitions": partitions})
     with Client(url, key, patience_s=PATIENCE_S) as client:
-        made = client.call("POST", "/v1/corpora", body)
+        made, new = client.create(body)
     held = f"{plural(made['partitions'], 'partition')}, {plural(made['documents'], 'document')}"
-    typer.echo(f"{made['name']}: {held}")
+    typer.echo(f"{made['name']}: {'made' if new else 'is there already'}, with {held}")
 
 
 @app.command()

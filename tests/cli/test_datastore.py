@@ -21,9 +21,10 @@ def fill(place: Place, name: str, *ids: str) -> None:
 
 def test_create_says_what_there_is(place: Place) -> None:
     made = place.run("create", "docs", "--partitions", "1")
-    assert (made.exit_code, made.stdout) == (0, "docs: 1 partition, 0 documents\n")
+    assert (made.exit_code, made.stdout) == (0, "docs: made, with 1 partition, 0 documents\n")
     fill(place, "full", "a", "b")
-    assert place.run("create", "full").stdout == "full: 4 partitions, 2 documents\n"
+    there = "full: is there already, with 4 partitions, 2 documents\n"
+    assert place.run("create", "full").stdout == there
     other = place.run("create", "docs", "--partitions", "3")
     assert other.exit_code == 1
     assert "has 1 partitions; got 3 (409)" in other.stderr

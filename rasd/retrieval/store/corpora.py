@@ -33,6 +33,7 @@ SPEC: Final = "corpus.json"
 LOCK: Final = "writer.lock"
 MAX_PARTITIONS: Final = 1024
 
+_COMPARED: Final = ("partitions", "vocabulary", "tokenizer_hash")
 _OLD_MANIFEST: Final = "manifest.json"
 _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
 _ABANDONED_S: Final = 3600.0
@@ -126,11 +127,13 @@ def create_corpus(
         _make(root, spec)
         spec = read_spec(root, name)
     got = (spec.partitions, spec.vocabulary, spec.tokenizer_hash)
-    if got != wanted:
-        raise Conflict(
-            f"corpus {name!r} exists with partitions, vocabulary and tokenizer_hash {got}; "
-            f"asked for {wanted}"
-        )
+    differing = [
+        f"{field} {there}; asked for {asked}"
+        for field, there, asked in zip(_COMPARED, got, wanted, strict=True)
+        if there != asked
+    ]
+    if differing:
+        raise Conflict(f"corpus {name!r} exists with " + ", and with ".join(differing))
     return spec
 
 

@@ -54,11 +54,21 @@ def test_makes_it_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"partitions": 4}, {"vocabulary": 501}, {"tokenizer_hash": "u"}]
+    ("changes", "told"),
+    [
+        ({"partitions": 4}, "partitions 3; asked for 4"),
+        ({"vocabulary": 501}, "vocabulary 500; asked for 501"),
+        (
+            {"partitions": 4, "tokenizer_hash": "u"},
+            "partitions 3; asked for 4, and with tokenizer_hash t; asked for u",
+        ),
+    ],
 )
-def test_another_one_of_that_name_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+def test_another_one_of_that_name_is_refused(
+    tmp_path: Path, changes: dict[str, object], told: str
+) -> None:
     make(tmp_path)
-    with pytest.raises(Conflict, match=r"corpus 'c' exists .*\(3, 500, 't'\); asked for \("):
+    with pytest.raises(Conflict, match=f"^corpus 'c' exists with {told}$"):
         make(tmp_path, **changes)
 
 
