@@ -22,6 +22,7 @@ from rasd.errors import (
     Overloaded,
     RasdError,
     SegmentError,
+    StorageError,
     StoreLocked,
     Unavailable,
 )
@@ -117,7 +118,10 @@ class Writers:
             NotFound, SegmentError: there is no such corpus, or it is damaged.
             StoreLocked, StorageError, Overloaded, Unavailable: not all was written.
         """
-        return await self._slot(name).group.write(operations, size)
+        changes = await self._slot(name).group.write(operations, size)
+        if changes and set(changes) == {"rejected"}:  # also if others of its group were not
+            raise StorageError(f"corpus {name!r}: damaged, nothing can be written to its partition")
+        return changes
 
     async def use(self, name: str, call: Callable[[CorpusWriter], T]) -> T:
         """What ``call`` returns of the writer, in a thread. Raises as `write`.
@@ -241,8 +245,10 @@ class Writers:
             for slot in list(self._slots.values()):
                 if slot.writer is None and slot.idle:
                     del self._slots[slot.name]
-            open_ = [slot for slot in self._slots.values() if slot.writer and not slot.users]
-            await asyncio.gather(*map(self._look_after, open_))
+                elif slot.writer is not None and not slot.users:
+                    await self._look_after(
+                        slot
+                    )  # one at a time: the others stay idle, to be closed
             due = [name for name, at in self._left.items() if time.monotonic() >= at]
             if due and (self._late is None or self._late.done()):
                 self._late = asyncio.create_task(self._flush_left(due[0]))

@@ -24,6 +24,7 @@ from rasd.errors import (
     InvalidRequest,
     NotFound,
     Overloaded,
+    StorageError,
     StoreLocked,
     Unavailable,
 )
@@ -505,8 +506,18 @@ async def test_one_damaged_file_harms_its_partition_alone(tmp_path: Path) -> Non
         assert ("partition 1 of corpus 'c'" in answer.error) == spoiled
     (info,) = await catalog.corpora()
     assert info.damaged == [f"partition-0001/{file.name}"]
+    calls = [a.id for a in answers if a.change in ("rejected", "created")]
+    for id_, result in zip(
+        calls,
+        await asyncio.gather(*(catalog.delete("c", [i]) for i in calls), return_exceptions=True),
+        strict=True,
+    ):
+        assert isinstance(result, StorageError) == (partition_of(id_digest(id_), 2) == 1)
     counters, refused = catalog.counters, sum(a.change == "rejected" for a in answers)
-    assert counters.rejected == refused == 18 - counters.documents - counters.deletes
+    assert counters.rejected == refused
+    assert counters.documents + counters.deletes == 18 - refused + sum(
+        a.change == "created" for a in answers
+    )
     await catalog.close()
 
 
