@@ -25,7 +25,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import save
+from benchmarks.common import RESULTS, save
 from benchmarks.datastore_plot import plot
 from benchmarks.datastore_service import actor_times, ingest_times
 from benchmarks.datastore_store import build
@@ -47,9 +47,8 @@ def ask_peer(python: str, peer: str, place: Path, tokens: int, questions: Path) 
     return answer
 
 
-def measure(text: Tokens, options: argparse.Namespace) -> dict[str, Any]:
-    """Everything, size by size."""
-    places = np.random.default_rng(0).integers(16, len(text.held) - 10, options.questions)
+def measure_sizes(text: Tokens, places: np.ndarray, options: argparse.Namespace) -> dict[str, Any]:
+    """Ours, the peers and the actors, size by size; systems take turns."""
     questions = options.place / "questions.npy"
     np.save(questions, places)
     result: dict[str, Any] = {"ours": {}, "rest": {}, "arctic": {}, "actors": {}}
@@ -58,7 +57,7 @@ def measure(text: Tokens, options: argparse.Namespace) -> dict[str, Any]:
         built = build(root, text, size)
         ours: list[dict[str, Any]] = []
         for _ in range(options.rounds):
-            ours.append(run_alone("shard", options.place, root, questions))
+            ours.append(ask_ours(options.place, root, questions))
             for peer in ("rest", "arctic") if options.peers else ():
                 told = result[peer].setdefault(size, [])
                 if not any("failed" in one for one in told):  # once is enough
@@ -70,14 +69,13 @@ def measure(text: Tokens, options: argparse.Namespace) -> dict[str, Any]:
         Console().print(size, result["actors"][size])
     for peer in ("rest", "arctic"):
         result[peer] = {size: median(rounds) for size, rounds in result[peer].items()}
-    result["ingest"] = ingest_times(options.place, text, places)
     return result
 
 
-def run_alone(what: str, place: Path, root: Path, questions: Path) -> dict[str, Any]:
-    """Measures in a process of its own, whose memory is then the store's."""
-    module = f"benchmarks.datastore_{'store' if what == 'shard' else what}"
-    command = [sys.executable, "-m", module, str(place), str(root), str(questions)]
+def ask_ours(place: Path, root: Path, questions: Path) -> dict[str, Any]:
+    """What a process of its own measured, whose memory is then the store's."""
+    command = [sys.executable, "-m", "benchmarks.datastore_store"]
+    command += [str(place), str(root), str(questions)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=3600)
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
@@ -94,29 +92,26 @@ def median(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> Table:
-    """Ours beside the peers', a column per system and size."""
-    rows = {
-        "p50_us": "query p50, us",
-        "p99_us": "query p99, us",
-        "batch_p50_ms": "64 queries in one call, ms",
-        "queries_per_s": "queries/s, one by one",
-        "batch_queries_per_s": "queries/s, in batches of 64",
-        "right_tokens": "right tokens per query",
-        "build_tokens_per_s": "tokens/s built",
-        "bytes_per_token": "index bytes/token",
-        "anonymous_mb": "memory of the process, MB",
+    """A row per system and size."""
+    columns = {
+        "p50_us": "p50 µs",
+        "p99_us": "p99 µs",
+        "batch_p50_ms": "64, ms",
+        "queries_per_s": "per s",
+        "right_tokens": "right",
+        "build_tokens_per_s": "built/s",
+        "bytes_per_token": "B/tok",
+        "anonymous_mb": "MB",
     }
-    shown = Table(title="Datastore beside its peers")
-    shown.add_column("")
-    columns = []
+    shown = Table(title="Datastore beside its peers", box=None, pad_edge=False)
+    shown.add_column("tokens")
+    for name in columns.values():
+        shown.add_column(name, justify="right")
     for system in ("ours", "rest", "arctic"):
         for size, numbers in result[system].items():
-            shown.add_column(f"{system} {int(size) // 1_000_000}M", justify="right")
-            columns.append(numbers)
-    for key, name in rows.items():
-        values = [numbers.get(key) for numbers in columns]
-        shown.add_row(name, *("-" if v is None else f"{v:,.3g}" if v < 1e3 else f"{v:,.0f}"
-                              for v in values))  # fmt: skip
+            values = [numbers.get(key) for key in columns]
+            cells = ["-" if v is None else f"{v:,.3g}" if v < 1e3 else f"{v:,.0f}" for v in values]
+            shown.add_row(f"{system} {int(size) // 1_000_000}M", *cells)
     return shown
 
 
@@ -130,13 +125,28 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=["sizes", "ingest"],
+        default=["sizes", "ingest"],
+        help="measure these; the other stays as it was last time",
+    )
     options = parser.parse_args()
     text = tokenized(options.place, CORPUS_TOKENS)
-    result = measure(text, options)
-    settings = {"questions": options.questions, "rounds": options.rounds}
-    path = save("datastore", {"settings": settings, **result})
-    plot(result, path.with_suffix(".png"))
-    Console().print(table(json.loads(path.read_text())))
+    places = np.random.default_rng(0).integers(16, len(text.held) - 10, options.questions)
+    last = RESULTS / "datastore.json"
+    result: dict[str, Any] = json.loads(last.read_text()) if last.exists() else {}
+    if "sizes" in options.parts:
+        result["settings"] = {"questions": options.questions, "rounds": options.rounds}
+        result |= measure_sizes(text, places, options)
+    if "ingest" in options.parts:
+        result["ingest"] = ingest_times(options.place, text, places)
+        Console().print(result["ingest"])
+    path = save("datastore", {key: part for key, part in result.items() if key != "machine"})
+    kept = json.loads(path.read_text())
+    plot(kept, path.with_suffix(".png"))
+    Console().print(table(kept))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, (inside, outside) = plt.subplots(1, 2, figsize=(11, 4.2))
+    figure, (inside, outside) = plt.subplots(1, 2, figsize=(11, 5))
     names = {
         "ours": "RASD",
         "rest": "draftretriever (REST)",
@@ -43,8 +43,10 @@ def plot(result: dict[str, Any], path: Path) -> None:
     for axes in (inside, outside):
         axes.set_xscale("log")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
     inside.set_yscale("log")
+    inside.set_ylim(bottom=5)
+    inside.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0.0, -0.15), ncols=2)
     outside.set_ylim(bottom=0)
+    outside.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)

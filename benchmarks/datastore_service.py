@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -21,7 +20,7 @@ from actors.retrieve import RemoteRetriever
 from actors.shard import ShardActor, ShardSetting
 from actors.table import ShardTable, Slot
 from benchmarks.datastore_store import BATCH, CORPUS, HASH, PARTITIONS, SETTINGS, queries_at
-from benchmarks.texts import Tokens
+from benchmarks.texts import Tokens, tokenized
 from rasd.config import SpeculationConfig, StoreConfig
 from rasd.retrieval.store.corpora import create_corpus
 from rasd.retrieval.store.records import Document, Put
@@ -34,6 +33,7 @@ COMMITS_PER_S: Final = 10
 
 _SECRET: Final = b"benchmark"
 _DEADLINE_S: Final = 10.0
+_START_S: Final = 120.0
 
 
 @contextmanager
@@ -98,30 +98,47 @@ def ask(retriever: RemoteRetriever, queries: list[RetrieveQuery]) -> float:
 
 
 def ingest_times(place: Path, text: Tokens, places: np.ndarray) -> dict[str, Any]:
-    """Single queries through one actor while 1 MB of text a second is added, and without."""
+    """Single queries through one actor while 1 MB of text a second is added, and before.
+
+    The writer has a process of its own, and its compactions another, as in the service.
+    """
     queries = queries_at(text.held, places)
     root = Path(tempfile.mkdtemp(dir=place))
-    made = {"vocabulary": text.vocabulary, "tokenizer_hash": HASH}
-    create_corpus(root, CORPUS, partitions=PARTITIONS, **made)
+    create_corpus(
+        root, CORPUS, partitions=PARTITIONS, vocabulary=text.vocabulary, tokenizer_hash=HASH
+    )
+    spawning = get_context("spawn")
+    ready, go, told = spawning.Event(), spawning.Event(), spawning.SimpleQueue()
+    # No daemon: it has a process of its own for compactions.
+    adding = spawning.Process(target=_add, args=(place, root, ready, go, told))
+    adding.start()
     try:
-        with (
-            ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
-            asked(root, text.vocabulary, 1) as retriever,
-        ):
-            # Segments a tenth of the default size, so that a minute sees flushes and merges.
-            settings = StoreConfig(flush_tokens=2**17, grace_s=5)
-            writer = CorpusWriter(root, CORPUS, settings, pool.submit)
-            adding = _Adding(writer, text)
-            adding.add(20 * BYTES_PER_S)
-            writer.flush()
+        with asked(root, text.vocabulary, 1) as retriever:
+            ready.wait(_START_S)
             quiet = _ask_for(retriever, queries, INGEST_S / 3)
-            adding.start()
+            go.set()
             busy = _ask_for(retriever, queries, INGEST_S)
-            rate = adding.stop()
-            writer.close()
+            rate = told.get()
     finally:
+        adding.kill()
         shutil.rmtree(root)
     return {"added_bytes_per_s": rate, "quiet": quiet, "busy": busy}
+
+
+def _add(place: Path, root: Path, ready: Any, go: Any, told: Any) -> None:
+    """Adds 20 MB, then waits to be told, then adds at a steady rate for `INGEST_S`."""
+    text = tokenized(place, 0)
+    # Segments an eighth of the default size, so that a minute sees flushes and merges.
+    settings = StoreConfig(flush_tokens=2**17, grace_s=5)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        writer = CorpusWriter(root, CORPUS, settings, pool.submit)
+        adding = _Adding(writer, text)
+        adding.add(20 * BYTES_PER_S)
+        writer.flush()
+        ready.set()
+        go.wait(_START_S)
+        told.put(adding.at_rate(INGEST_S))
+        writer.close()
 
 
 def _ask_for(
@@ -138,7 +155,7 @@ def _ask_for(
 
 
 class _Adding:
-    """Adds documents at a steady rate, in a thread."""
+    """Adds documents, one commit after the other."""
 
     def __init__(self, writer: CorpusWriter, text: Tokens) -> None:
         self._writer = writer
@@ -146,9 +163,6 @@ class _Adding:
         self._bytes_per_token = text.text_bytes / len(text.tokens)
         self._number = 0
         self._added = 0.0
-        self._started = 0.0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run)
 
     def add(self, size: float) -> None:
         """Adds about so many bytes of text, as one commit."""
@@ -161,20 +175,12 @@ class _Adding:
             self._added += len(tokens) * self._bytes_per_token
         self._writer.write(group)
 
-    def start(self) -> None:
-        """Begins."""
-        self._added, self._started = 0.0, time.perf_counter()
-        self._thread.start()
-
-    def stop(self) -> float:
-        """Ends; bytes per second."""
-        self._ended.set()
-        self._thread.join()
-        return self._added / (time.perf_counter() - self._started)
-
-    def _run(self) -> None:
-        while not self._ended.wait(1 / COMMITS_PER_S):
-            due = (time.perf_counter() - self._started) * BYTES_PER_S - self._added
-            if due > 0:
+    def at_rate(self, seconds: float) -> float:
+        """Adds `BYTES_PER_S`; returns what became of it, bytes per second."""
+        self._added, started = 0.0, time.perf_counter()
+        while (passed := time.perf_counter() - started) < seconds:
+            if (due := passed * BYTES_PER_S - self._added) > 0:
                 self.add(due)
             self._writer.tick()
+            time.sleep(1 / COMMITS_PER_S)
+        return self._added / passed

@@ -32,7 +32,7 @@ BATCH: Final = 64
 GROUP_TOKENS: Final = 2**20
 
 # A bulk load: segments are written late and large, so that little is merged again.
-BULK: Final = StoreConfig(flush_tokens=2**25, grace_s=0)
+BULK: Final = StoreConfig(flush_tokens=2**25, flush_after_s=86_400, grace_s=0)
 
 
 def groups(text: Tokens, limit: int | None) -> Iterator[list[Put]]:
