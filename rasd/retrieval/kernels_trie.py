@@ -14,12 +14,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rasd.jit import compiled
 from rasd.retrieval.pointers import int64s_at, living_below, uint32s_at
-from rasd.retrieval.suffixes import SEPARATOR, Int64s
+from rasd.retrieval.suffixes import SEPARATOR
 
-_TEXT, _ENTRIES, _LENGTH, _PLACE, _LIVE = range(5)  # of a table, as in `rasd.retrieval.kernels`
+Int64s = NDArray[np.int64]
+
+_TEXT, _SUFFIXES, _LENGTH, _LIVE = range(4)  # of a table, as in `rasd.retrieval.kernels`
 
 # The queue lies from _HEAD on, best first; gaps, widest last. Stretches are [segment, first rank,
 # one behind the last]. Of hits being read there are tokens uint32, ranks and places in the text;
@@ -195,8 +198,8 @@ def _first(table: Int64s, segment: int, low: int, high: int, offset: int, token:
 @compiled
 def _token(table: Int64s, segment: int, rank: int, offset: int) -> Any:
     """int64: the token ``offset`` behind the start of the suffix at ``rank``."""
-    entry, places = uint32s_at(table[segment, _ENTRIES])[rank], (1 << table[segment, _PLACE]) - 1
-    return np.int64(uint32s_at(table[segment, _TEXT])[(np.int64(entry) & places) + offset])
+    start = np.int64(uint32s_at(table[segment, _SUFFIXES])[rank])
+    return np.int64(uint32s_at(table[segment, _TEXT])[start + offset])
 
 
 @compiled
@@ -208,12 +211,12 @@ def _read(table: Int64s, work: Int64s, gap: int, offset: int) -> None:
     starts, rests, end = int64s_at(work[_STARTS]), int64s_at(work[_RESTS]), 0
     for at in range(first, last, 3):
         segment, begin = stretches[at], end
-        entries, places = uint32s_at(table[segment, _ENTRIES]), (1 << table[segment, _PLACE]) - 1
+        suffixes, text = uint32s_at(table[segment, _SUFFIXES]), uint32s_at(table[segment, _TEXT])
         for rank in range(stretches[at + 1], stretches[at + 2]):
-            ranks[end], starts[end] = rank, (np.int64(entries[rank]) & places) + offset + depth
+            ranks[end], starts[end] = rank, np.int64(suffixes[rank]) + offset + depth
             end += _live(table, segment, rank, rank + 1)
         for i in range(begin, end):
-            tokens[i] = uint32s_at(table[segment, _TEXT])[starts[i]]
+            tokens[i] = text[starts[i]]
         tokens[end] = SEPARATOR
         rests[at - first], rests[at - first + 1] = begin, np.int64(tokens[begin])
         end += 1

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rasd.errors import InvalidRequest
 from rasd.jit import compiled
 from rasd.retrieval.segment import SEPARATOR, Int64s, IntArray, Segment, UInt32s
+from rasd.tree import Int32s
 
 UInt64s = NDArray[np.uint64]
 
@@ -78,7 +79,7 @@ def _spans(segment: Segment, ordinals: Int64s) -> Int64s:
 def _looked_up(segment: Segment, fresh: Int64s, before: Live | None) -> UInt64s | None:
     """The blocks before, without the documents ``fresh``; None if that would take too long."""
     spans = _spans(segment, fresh)
-    suffixes = len(segment.entries)
+    suffixes = len(segment.suffixes)
     if _LOOKUP * int((spans[:, 1] - spans[:, 0]).sum()) > suffixes:
         return None
     if before is None:
@@ -86,8 +87,7 @@ def _looked_up(segment: Segment, fresh: Int64s, before: Live | None) -> UInt64s 
         blocks[-1, 1] = (1 << suffixes % 64) - 1
     else:
         blocks = before.blocks.copy()
-    budget = int(_STEPS * suffixes)
-    found = _clear(segment.tokens, segment.entries, segment.place_bits, spans, blocks, budget)
+    found = _clear(segment.tokens, segment.suffixes, spans, blocks, int(_STEPS * suffixes))
     return blocks if found else None
 
 
@@ -96,8 +96,8 @@ def _read_off(segment: Segment, gone: Int64s) -> UInt64s:
     marks = np.zeros(len(segment.tokens) // 64 + 1, np.uint64)
     groups = np.zeros(len(marks) // 64 + 1, np.uint64)
     _mark(_spans(segment, gone), marks, groups)
-    blocks = np.zeros((len(segment.entries) // 64 + 1, 2), np.uint64)
-    _fill(segment.entries, segment.place_bits, marks, groups, blocks)
+    blocks = np.zeros((len(segment.suffixes) // 64 + 1, 2), np.uint64)
+    _fill(segment.suffixes, marks, groups, blocks)
     return blocks
 
 
@@ -129,15 +129,15 @@ def _mark(spans: Int64s, marks: UInt64s, groups: UInt64s) -> None:
 
 
 @compiled
-def _fill(entries: UInt32s, bits: int, marks: UInt64s, groups: UInt64s, blocks: UInt64s) -> None:
+def _fill(suffixes: Int32s, marks: UInt64s, groups: UInt64s, blocks: UInt64s) -> None:
     """Writes a bit for each suffix whose place is not marked.
 
     Places come in no order; the groups fit a cache, and say enough about most of them.
     """
     for block in range(len(blocks)):
         word = np.uint64(0)
-        for rank in range(64 * block, min(64 * block + 64, len(entries))):
-            place = np.int64(entries[rank]) & ((1 << bits) - 1)
+        for rank in range(64 * block, min(64 * block + 64, len(suffixes))):
+            place = suffixes[rank]
             dead = groups[place >> 12] >> np.uint64((place >> 6) & 63)
             if dead & np.uint64(1):
                 dead = marks[place >> 6] >> np.uint64(place & 63)
@@ -149,20 +149,17 @@ def _fill(entries: UInt32s, bits: int, marks: UInt64s, groups: UInt64s, blocks: 
 
 
 @compiled
-def _clear(
-    tokens: UInt32s, entries: UInt32s, bits: int, spans: Int64s, blocks: UInt64s, steps: int
-) -> bool:
+def _clear(tokens: UInt32s, suffixes: Int32s, spans: Int64s, blocks: UInt64s, steps: int) -> bool:
     """Clears the bits of suffixes that start in the spans; false if it takes more steps.
 
     It takes many where documents repeat each other: then suffixes are equal for long.
     """
-    places = (1 << bits) - 1
     for row in range(len(spans)):
         for place in range(spans[row, 0], spans[row, 1]):
-            low, high = 0, len(entries)
+            low, high = 0, len(suffixes)
             while low < high:
                 middle = (low + high) >> 1
-                one, other = np.int64(entries[middle]) & places, np.int64(place)
+                one, other = np.int64(suffixes[middle]), np.int64(place)
                 while tokens[one] == tokens[other] and tokens[one] != SEPARATOR:
                     one, other, steps = one + 1, other + 1, steps - 1
                 if steps < 0:
@@ -171,9 +168,9 @@ def _clear(
                     low = middle + 1
                 else:
                     high = middle
-            while low < len(entries) and entries[low] & places != place:  # those that end as this
+            while low < len(suffixes) and suffixes[low] != place:  # those that end as this does
                 low, steps = low + 1, steps - 1
-            if low == len(entries) or steps < 0:
+            if low == len(suffixes) or steps < 0:
                 return False
             blocks[low >> 6, 1] &= ~(np.uint64(1) << np.uint64(low & 63))
     return True

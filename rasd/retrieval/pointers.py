@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
@@ -49,18 +48,3 @@ def living_below(context: Any, blocks: Any, rank: Any) -> Any:
         return builder.add(before, builder.ctpop(builder.and_(word, lower)))
 
     return types.int64(types.int64, types.int64), code
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def prefetch(context: Any, address: Any) -> Any:
-    """Asks for the memory at an address, which is on its way when it is read later."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        byte, small = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, small, small, small])
-        ask = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-        flags = [small(0), small(3), small(1)]  # for reading, into all caches, data
-        builder.call(ask, [builder.inttoptr(arguments[0], byte), *flags])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), code

@@ -124,7 +124,7 @@ class _Text:
         )
         if matched < self.gram:
             return Continuations.none()
-        table = np.array([[address(self.tokens), address(hits), total, 31, 0, 0, 0, 0]], np.int64)
+        table = np.array([[address(self.tokens), address(hits), total, 0, 0, 0]], np.int64)
         bounds, behind = np.array([[[0, total]]], np.int64), np.zeros(1, np.int64)
         found, sizes, _ = expand(table, bounds, behind, settings.depth, settings.nodes)
         tokens, parents, counts = found[:, 0, : sizes[0]]

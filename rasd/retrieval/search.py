@@ -15,8 +15,7 @@ import numpy as np
 
 from rasd.config import RetrievalConfig
 from rasd.retrieval.kernels import COLUMNS, row
-from rasd.retrieval.kernels_places import occurrences
-from rasd.retrieval.kernels_suffix import longest
+from rasd.retrieval.kernels_suffix import longest, occurrences
 from rasd.retrieval.kernels_trie import expand
 from rasd.retrieval.live import Live
 from rasd.retrieval.segment import Int64s, Segment
@@ -82,7 +81,23 @@ class Index:
             int64[M, 2]: the part, and the place of the node's token in its ``segment.tokens``;
             -1 where this index holds no such text.
         """
-        newest = np.array(tail[len(tail) - found.match_length :], np.int32)
-        _, bounds = longest(self._table, newest, np.array([len(newest)]), len(newest))
-        tokens, parents = np.array(found.tokens, np.int32), np.array(found.parents, np.int32)
-        return occurrences(self._table, bounds[0], len(newest), tokens, parents)
+        places = np.full((len(found), 2), -1, np.int64)
+        parents = found.parents.tolist()
+        leaves = np.setdiff1d(np.arange(len(found)), found.parents)
+        paths: list[list[int]] = []
+        for leaf in leaves.tolist():
+            path = [leaf]
+            while parents[path[-1]] >= 0:
+                path.append(parents[path[-1]])
+            paths.append(path[::-1])
+        matched = np.array(tail[len(tail) - found.match_length :], np.int32)
+        texts = [part for path in paths for part in (matched, found.tokens[path])]
+        ends = np.array([len(matched) + len(path) for path in paths], np.int64).cumsum()
+        if paths:
+            flat = np.concatenate(texts, dtype=np.int32)
+            for path, (part, start) in zip(
+                paths, occurrences(self._table, flat, ends).tolist(), strict=True
+            ):  # what holds a path holds its beginnings
+                places[path, 0] = part
+                places[path, 1] = start + len(matched) + np.arange(len(path)) if part >= 0 else -1
+        return places

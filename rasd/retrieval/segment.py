@@ -1,11 +1,11 @@
 """One index file: the tokens of some documents and their suffix array. Immutable, memory-mapped.
 
-All numbers are little-endian; zeros fill the header and each section to a multiple of 64 bytes::
+All numbers are little-endian; sections follow the header without gaps::
 
     header     what `Header` names, and its own CRC-32 at the end
     keys       uint64[K]      the first tokens of every 32nd suffix; see `rasd.retrieval.suffixes`
     tokens     uint32[T + D]  the documents in turn, each closed by a separator
-    entries    uint32[T]      where suffixes start, in their order; none starts at a separator
+    suffixes   int32[T]       where suffixes start, in their order; none starts at a separator
     documents  int32[D]       where each document starts in ``tokens``
     zeros      512 bytes, so that reading on behind a wrong suffix stays in the file
 
@@ -43,9 +43,7 @@ from rasd.retrieval.suffixes import (
     IntArray,
     UInt32s,
     UInt64s,
-    place_bits,
     sort_documents,
-    tops_of,
 )
 from rasd.tree import Int32s
 
@@ -74,11 +72,9 @@ MAX_HASH_CHARS: Final = 64
 REACH: Final = 512
 """Bytes that a search may read behind where a suffix starts: what it matches and the depth."""
 
-_LAYOUT: Final = struct.Struct("<8sIIQ64sQQQQQQIIIII32xI")
+_LAYOUT: Final = struct.Struct("<8sIIQ64sQQQQQQIIIIII")
 HEADER_BYTES: Final = _LAYOUT.size
-_LINE: Final = 64
-_CHUNK: Final = 2**20
-_SECTIONS: Final = (("keys", "<u8"), ("tokens", "<u4"), ("entries", "<u4"), ("documents", "<i4"))
+_SECTIONS: Final = (("keys", "<u8"), ("tokens", "<u4"), ("suffixes", "<i4"), ("documents", "<i4"))
 
 
 class Header(NamedTuple):
@@ -93,24 +89,24 @@ class Header(NamedTuple):
     tokens: int
     keys_bytes: int
     tokens_bytes: int
-    entries_bytes: int
+    suffixes_bytes: int
     documents_bytes: int
     key_every: int
     keys_crc: int
     tokens_crc: int
-    entries_crc: int
+    suffixes_crc: int
     documents_crc: int
     header_crc: int
 
     @property
     def file_bytes(self) -> int:
         """Size of the whole file."""
-        return HEADER_BYTES + sum(_filled(size) for size in self.section_bytes) + REACH
+        return HEADER_BYTES + sum(self.section_bytes) + REACH
 
     @property
     def section_bytes(self) -> tuple[int, int, int, int]:
         """Size of each section, in their order."""
-        return self.keys_bytes, self.tokens_bytes, self.entries_bytes, self.documents_bytes
+        return self.keys_bytes, self.tokens_bytes, self.suffixes_bytes, self.documents_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,28 +116,16 @@ class Segment:
     Attributes:
         path: the file; None in memory.
         header: as in the file; in memory without checksums and tokenizer.
-        keys: uint64[K]; tokens: uint32[T + D]; entries: uint32[T]; documents: int32[D], as in
+        keys: uint64[K]; tokens: uint32[T + D]; suffixes: int32[T]; documents: int32[D], as in
             the file.
-        tops: uint64[K // 16 + 2], every 16th key and the last, side by side: the first steps of a
-            search then stay in fast memory.
     """
 
     path: Path | None
     header: Header
     keys: UInt64s
     tokens: UInt32s
-    entries: UInt32s
+    suffixes: Int32s
     documents: Int32s
-    tops: UInt64s
-
-    @property
-    def place_bits(self) -> int:
-        """How many of the lower bits of an entry say where the suffix starts."""
-        return place_bits(len(self.tokens))
-
-    def starts(self) -> Int32s:
-        """int32[T]: where the suffixes start in ``tokens``, in their order; a copy."""
-        return (self.entries & np.uint32((1 << self.place_bits) - 1)).view(np.int32)
 
     def locate(self, positions: IntArray) -> tuple[Int64s, Int64s]:
         """The documents int64[n] that places int[n] in ``tokens`` lie in, and the offsets there."""
@@ -168,7 +152,7 @@ def build_segment(documents: Sequence[IntArray], *, vocabulary: int) -> Segment:
     header = _header(sections, vocabulary, b"", [0] * len(sections), 0)
     for array in sections:
         array.setflags(write=False)
-    return Segment(None, header, *sections, tops_of(sections[0]))
+    return Segment(None, header, *sections)
 
 
 def write_segment(
@@ -181,13 +165,8 @@ def write_segment(
     """
     name = _checked_hash(tokenizer_hash)
     sections = sort_documents(documents, vocabulary)
-    parts: list[bytes | memoryview] = []
-    crcs = []
-    for section in sections:
-        fill = bytes(_filled(section.nbytes) - section.nbytes)
-        parts += [section.view(np.uint8).data, fill]
-        crcs.append(zlib.crc32(fill, zlib.crc32(parts[-2])))
-    header = _header(sections, vocabulary, name, crcs, 0)
+    parts = [section.view(np.uint8).data for section in sections]
+    header = _header(sections, vocabulary, name, [zlib.crc32(part) for part in parts], 0)
     raw = _LAYOUT.pack(*header)[:-4]
     header = header._replace(header_crc=zlib.crc32(raw))
     write_atomically(path, [raw, header.header_crc.to_bytes(4, "little"), *parts, bytes(REACH)])
@@ -197,14 +176,10 @@ def write_segment(
 def _header(
     sections: Sequence[NDArray[Any]], vocabulary: int, name: bytes, crcs: list[int], crc: int
 ) -> Header:
-    _, _, entries, documents = sections
+    _, _, suffixes, documents = sections
     sizes = [section.nbytes for section in sections]
-    start = (MAGIC, VERSION, HEADER_BYTES, vocabulary, name, len(documents), len(entries))
+    start = (MAGIC, VERSION, HEADER_BYTES, vocabulary, name, len(documents), len(suffixes))
     return Header._make([*start, *sizes, KEY_EVERY, *crcs, crc])
-
-
-def _filled(size: int) -> int:
-    return size + -size % _LINE
 
 
 def _checked_hash(tokenizer_hash: str) -> bytes:
@@ -234,17 +209,16 @@ def open_segment(path: Path, *, vocabulary: int, tokenizer_hash: str) -> Segment
         raise SegmentCorrupt(f"{path}: cannot be read: {error}") from error
     header = _parse(path, mapped)
     _check_tokenizer(path, header, vocabulary, tokenizer_hash)
-    crcs = (header.keys_crc, header.tokens_crc, header.entries_crc, header.documents_crc)
+    crcs = (header.keys_crc, header.tokens_crc, header.suffixes_crc, header.documents_crc)
     views: list[NDArray[Any]] = []
     at = HEADER_BYTES
     for (field, dtype), size, crc in zip(_SECTIONS, header.section_bytes, crcs, strict=True):
-        whole = np.frombuffer(mapped, np.uint8, _filled(size), at)
-        _expect(path, f"{field} checksum", crc, zlib.crc32(whole.data))
-        views.append(whole[:size].view(dtype))
-        at += len(whole)
-    keys, tokens, entries, documents = views
-    _check_bounds(path, tokens, entries)
-    return Segment(path, header, keys, tokens, entries, documents, tops_of(keys))
+        view = np.frombuffer(mapped, dtype, size // np.dtype(dtype).itemsize, at)
+        _expect(path, f"{field} checksum", crc, zlib.crc32(view.data))
+        views.append(view)
+        at += size
+    _check_bounds(path, views[1], views[2])
+    return Segment(path, header, *views)
 
 
 def _parse(path: Path, mapped: mmap.mmap) -> Header:
@@ -264,7 +238,7 @@ def _parse(path: Path, mapped: mmap.mmap) -> Header:
     _expect(path, "key_every", KEY_EVERY, header.key_every)
     _expect(path, "keys_bytes", 8 * keys, header.keys_bytes)
     _expect(path, "tokens_bytes", 4 * (header.tokens + header.documents), header.tokens_bytes)
-    _expect(path, "entries_bytes", 4 * header.tokens, header.entries_bytes)
+    _expect(path, "suffixes_bytes", 4 * header.tokens, header.suffixes_bytes)
     _expect(path, "documents_bytes", 4 * header.documents, header.documents_bytes)
     _expect(path, "length", header.file_bytes, len(mapped))
     if any(mapped[-REACH:]):
@@ -280,14 +254,12 @@ def _check_tokenizer(path: Path, header: Header, vocabulary: int, tokenizer_hash
         raise TokenizerMismatch(f"{path}: vocabulary must be {vocabulary}; got {header.vocabulary}")
 
 
-def _check_bounds(path: Path, tokens: UInt32s, entries: UInt32s) -> None:
+def _check_bounds(path: Path, tokens: UInt32s, suffixes: Int32s) -> None:
     """The search follows addresses: whatever wrote the file, no read may leave the mapping."""
     if len(tokens) == 0 or tokens[-1] != SEPARATOR:
         raise SegmentCorrupt(f"{path}: tokens must end in a separator")
-    mask = np.uint32((1 << place_bits(len(tokens))) - 1)
-    for at in range(0, len(entries), _CHUNK):
-        if int((entries[at : at + _CHUNK] & mask).max()) >= len(tokens):
-            raise SegmentCorrupt(f"{path}: suffixes must start in [0, {len(tokens)})")
+    if len(suffixes) and not 0 <= int(suffixes.min()) <= int(suffixes.max()) < len(tokens):
+        raise SegmentCorrupt(f"{path}: suffixes must be in [0, {len(tokens)})")
 
 
 def _expect(path: Path, field: str, wanted: object, got: object) -> None:

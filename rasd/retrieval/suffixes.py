@@ -1,13 +1,9 @@
-"""Documents as one text, the order of its suffixes, and what a search reads of them first.
-
-An *entry* stands for a suffix, in their order. Its lower bits say where the suffix starts, as many
-as the last place in the text takes; what is left of the 32 bits is a check of the first
-`CHECKED` tokens. So a search knows without the text that most suffixes are not the one it wants.
+"""Documents as one text, the order of its suffixes, and keys to find one by.
 
 Every 32nd suffix has a *key*: as many of its first tokens as fit 64 bits, the first in the highest
 bits, each in as many bits as the vocabulary takes; the separator counts as the id behind the
 last. Keys are sorted as the suffixes are, and one above all ends them. So a search halves the
-keys, which lie close together, before it looks at entries.
+keys, which lie close together, before it follows a suffix into the text.
 """
 
 from __future__ import annotations
@@ -28,12 +24,6 @@ MAX_VOCABULARY: Final = 2**31 - 1
 MAX_TOKENS: Final = 2**31 - 1
 """Tokens and separators of one segment; what is longer goes into several."""
 KEY_EVERY: Final = 32
-"""Suffixes from one key to the next."""
-TOP_EVERY: Final = 16
-"""Keys from one top to the next."""
-CHECKED: Final = 4
-"""Tokens that a check depends on."""
-CHECK_FACTOR: Final = 0x9E3779B1
 
 UInt32s = NDArray[np.uint32]
 UInt64s = NDArray[np.uint64]
@@ -43,8 +33,8 @@ IntArray = NDArray[np.integer[Any]]
 
 def sort_documents(
     documents: Sequence[IntArray], vocabulary: int
-) -> tuple[UInt64s, UInt32s, UInt32s, Int32s]:
-    """The sections of a segment: keys, tokens, entries and documents.
+) -> tuple[UInt64s, UInt32s, Int32s, Int32s]:
+    """The sections of a segment: keys, tokens, suffixes and documents.
 
     Args:
         documents: token ids int[n] each, in [0, vocabulary).
@@ -54,12 +44,7 @@ def sort_documents(
     """
     text, starts = _join(documents, vocabulary)
     suffixes = _sort(text, vocabulary, len(documents))
-    return _keys(text, suffixes, vocabulary), text, _entries(text, suffixes), starts
-
-
-def place_bits(tokens: int) -> int:
-    """How many bits of an entry say where its suffix starts, in a text of so many tokens."""
-    return tokens.bit_length()
+    return _keys(text, suffixes, vocabulary), text, suffixes, starts
 
 
 def _join(documents: Sequence[IntArray], vocabulary: int) -> tuple[UInt32s, Int32s]:
@@ -112,29 +97,3 @@ def _keys(text: UInt32s, suffixes: Int32s, vocabulary: int) -> UInt64s:
         keys[:-1] = (keys[:-1] << np.uint64(bits)) | tokens
     keys[-1] = 2**64 - 1
     return keys
-
-
-def tops_of(keys: UInt64s) -> UInt64s:
-    """Every 16th key and the last."""
-    return np.append(keys[:-1:TOP_EVERY], keys[-1:])
-
-
-def _entries(text: UInt32s, suffixes: Int32s) -> UInt32s:
-    """The suffixes with their checks. What stands behind a separator does not matter."""
-    checks = text.copy()
-    for i in range(1, CHECKED):
-        checks *= np.uint32(CHECK_FACTOR)
-        checks[:-i] += text[i:]
-    checks ^= checks >> np.uint32(15)
-    checks *= np.uint32(CHECK_FACTOR)
-    checks &= np.uint32(2**32 - (1 << place_bits(len(text))))
-    entries: UInt32s = checks[suffixes]
-    entries |= suffixes.view(np.uint32)
-    return entries
-
-
-def agree(keys: UInt64s, text: UInt32s, entries: UInt32s, vocabulary: int) -> bool:
-    """Whether keys and checks are those of the text. Takes 12 bytes per token meanwhile."""
-    suffixes = (entries & np.uint32((1 << place_bits(len(text))) - 1)).view(np.int32)
-    same = np.array_equal(_entries(text, suffixes), entries)
-    return same and np.array_equal(_keys(text, suffixes, vocabulary), keys)

@@ -21,7 +21,7 @@ def test_counts_what_lives(lengths: list[int], dead: list[int]) -> None:
     dead = [ordinal for ordinal in dead if ordinal < len(lengths)]
     segment = build_segment([np.arange(n) % 7 for n in lengths], vocabulary=7)
     live = Live.without(segment, np.array(dead, np.int64))
-    ordinals, _ = segment.locate(segment.starts())
+    ordinals, _ = segment.locate(segment.suffixes)
     wanted = ~np.isin(ordinals, dead)
     bits = np.unpackbits(live.blocks[:, 1].copy().view(np.uint8), bitorder="little")
     assert bits[: len(wanted)].tolist() == wanted.tolist()

@@ -30,10 +30,9 @@ from rasd.retrieval.segment import (
     open_segment,
     write_segment,
 )
-from rasd.retrieval.suffixes import agree
 
 VOCABULARY = 100_000
-HEADER = struct.Struct("<8sIIQ64sQQQQQQIIIII32xI")
+HEADER = struct.Struct("<8sIIQ64sQQQQQQIIIIII")
 
 
 def write(path: Path, *texts: list[int], vocabulary: int = VOCABULARY) -> Header:
@@ -57,7 +56,7 @@ def test_holds_documents_and_their_suffixes_in_order(path: Path) -> None:
     segment = reopen(path)
     end = SEPARATOR
     assert segment.tokens.tolist() == [7, 99_999, 7, end, end, 70_000, 7, end]
-    assert segment.starts().tolist() == [0, 6, 2, 5, 1]
+    assert segment.suffixes.tolist() == [0, 6, 2, 5, 1]
     assert segment.documents.tolist() == [0, 4, 5]
     assert not segment.tokens.flags.writeable
     assert [file.name for file in path.parent.iterdir()] == [path.name]
@@ -72,28 +71,13 @@ def test_sorts_any_vocabulary(tmp_path: Path, vocabulary: int, seed: int) -> Non
     segment = open_segment(tmp_path / "x.seg", vocabulary=vocabulary, tokenizer_hash="t")
     text = segment.tokens.tolist()
     wanted = sorted((text[i:], i) for i in range(len(text)) if text[i] != SEPARATOR)
-    assert segment.starts().tolist() == [i for _, i in wanted]
+    assert segment.suffixes.tolist() == [i for _, i in wanted]
     bits, keys = vocabulary.bit_length(), []
-    for first in segment.starts()[::32].tolist():
+    for first in segment.suffixes[::32].tolist():
         tokens = [min(token, vocabulary) for token in text[first : first + 64 // bits]]
         tokens += [0] * (64 // bits - len(tokens))
         keys.append(sum(token << (bits * i) for i, token in enumerate(tokens[::-1])))
     assert segment.keys.tolist() == [*keys, 2**64 - 1] == sorted([*keys, 2**64 - 1])
-    assert segment.tops.tolist() == [*keys[::16], 2**64 - 1]
-
-
-def test_suffixes_that_begin_the_same_have_one_check(tmp_path: Path, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    write(tmp_path / "x.seg", *[rng.integers(0, 9, 999).tolist() for _ in range(9)])
-    segment = reopen(tmp_path / "x.seg")
-    text = segment.tokens.tolist()
-    checks: dict[tuple[int, ...], set[int]] = {}
-    for entry, start in zip(segment.entries.tolist(), segment.starts().tolist(), strict=True):
-        if SEPARATOR not in (first := tuple(text[start : start + 4])):
-            checks.setdefault(first, set()).add(entry >> segment.place_bits)
-    assert {len(same) for same in checks.values()} == {1}
-    different = {check for same in checks.values() for check in same}
-    assert len(different) > 0.9 * len(checks)  # 6,561 beginnings, 18 bits of check
 
 
 def test_takes_at_most_nine_bytes_per_token(tmp_path: Path) -> None:
@@ -170,12 +154,12 @@ def forge(path: Path, **changes: object) -> None:
         ("version", 1, SegmentCorrupt, "version must be 2; got 1"),
         ("tokenizer_hash", b"u", TokenizerMismatch, "tokenizer_hash must be t; got u"),
         ("vocabulary", 9, TokenizerMismatch, "vocabulary must be 100000; got 9"),
-        ("header_bytes", 9, SegmentCorrupt, "header_bytes must be 192; got 9"),
+        ("header_bytes", 9, SegmentCorrupt, "header_bytes must be 160; got 9"),
         ("key_every", 31, SegmentCorrupt, "key_every must be 32; got 31"),
         ("keys_bytes", 8, SegmentCorrupt, "keys_bytes must be 16; got 8"),
         ("tokens", 2**62, SegmentCorrupt, "keys_bytes"),
         ("documents", 2**62, SegmentCorrupt, "tokens_bytes"),
-        ("entries_bytes", 2**63, SegmentCorrupt, "entries_bytes"),
+        ("suffixes_bytes", 2**63, SegmentCorrupt, "suffixes_bytes"),
         ("documents_crc", 5, SegmentCorrupt, "documents checksum must be 5"),
     ],
 )
@@ -190,12 +174,12 @@ def test_each_field_is_checked_by_name(
 def test_no_address_leaves_the_file(path: Path) -> None:
     """Valid checksums do not make addresses valid: the search would read foreign memory."""
     raw = bytearray(path.read_bytes())
-    entries = HEADER_BYTES + 2 * 64
-    for value in (8, 15, 2**32 - 1):
-        raw[entries : entries + 4] = struct.pack("<I", value)
+    suffixes = HEADER_BYTES + sum(reopen(path).header.section_bytes[:2])
+    for value in (-1, 8, 2**31 - 1):
+        raw[suffixes : suffixes + 4] = struct.pack("<i", value)
         path.write_bytes(raw)
-        forge(path, entries_crc=zlib.crc32(raw[entries : entries + 64]))
-        with pytest.raises(SegmentCorrupt, match=r"suffixes must start in \[0, 8\)"):
+        forge(path, suffixes_crc=zlib.crc32(raw[suffixes : suffixes + 20]))
+        with pytest.raises(SegmentCorrupt, match=r"suffixes must be in \[0, 8\)"):
             reopen(path)
 
 
@@ -205,31 +189,29 @@ def test_a_search_of_wrong_sections_ends_and_stays_inside(tmp_path: Path, seed: 
     path = tmp_path / "x.seg"
     opening: dict[str, Any] = {"vocabulary": 9, "tokenizer_hash": "t"}
     settings = RetrievalConfig(suffix_min=1, suffix_max=64, depth=64, nodes=64)
-    texts = [rng.integers(0, 9, rng.integers(0, 2_000)).tolist() for _ in range(9)]
-    write(path, *texts, vocabulary=9)
+    write(
+        path, *[rng.integers(0, 9, rng.integers(0, 2_000)).tolist() for _ in range(9)], vocabulary=9
+    )
     good = path.read_bytes()
-    sound = open_segment(path, **opening)
+    sections = open_segment(path, **opening)
     for wrong in itertools.product([False, True], repeat=3):
-        keys, text, entries = sound.keys, sound.tokens, sound.entries
+        keys, text, suffixes = sections.keys, sections.tokens, sections.suffixes
         if wrong[0]:
             keys = rng.integers(0, 2**64, len(keys), np.uint64)
         if wrong[1]:
             text = rng.choice(np.array([0, 1, 8, 9, 2**31, SEPARATOR], np.uint32), len(text))
             text[-1] = SEPARATOR
         if wrong[2]:
-            checks = rng.permutation(entries) >> np.uint32(sound.place_bits)
-            places = np.array([0, len(text) // 2, len(text) - 1], np.uint32)
-            entries = (checks << np.uint32(sound.place_bits)) | rng.choice(places, len(entries))
-        parts = [part.tobytes() for part in (keys, text, entries, sound.documents)]
-        parts = [part + bytes(-len(part) % 64) for part in parts]
+            places = np.array([0, len(text) // 2, len(text) - 1], np.int32)
+            suffixes = rng.choice(places, len(suffixes))
+        parts = [keys.tobytes(), text.tobytes(), suffixes.tobytes(), sections.documents.tobytes()]
         path.write_bytes(good[:HEADER_BYTES] + b"".join(parts) + bytes(REACH))
-        names = ("keys_crc", "tokens_crc", "entries_crc")
+        names = ("keys_crc", "tokens_crc", "suffixes_crc")
         forge(path, **{name: zlib.crc32(part) for name, part in zip(names, parts, strict=False)})
         segment = open_segment(path, **opening)
-        assert agree(segment.keys, segment.tokens, segment.entries, 9) == (not any(wrong))
         some = Live.without(segment, np.array([1, 3]))
         for live in (None, some):
-            index = Index([Part(segment, live), Part(sound)])
+            index = Index([Part(segment, live), Part(sections)])
             tails = [rng.integers(0, 9, rng.integers(1, 80)).astype(np.int32) for _ in range(50)]
             for tail, found in zip(tails, index.search_all(tails, settings), strict=True):
                 assert (found.parents < np.arange(len(found))).all()

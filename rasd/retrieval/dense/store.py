@@ -141,7 +141,7 @@ class DenseStore:
 
     def _follow(self, name: str, segments: dict[int, Segment]) -> bool:
         known = self._corpora.get(name)
-        tokens = sum(segment.header.tokens for segment in segments.values())
+        tokens = sum(len(segment.suffixes) for segment in segments.values())
         if known is None or not tokens / _GROWN <= known.tokens <= tokens * _GROWN:
             known = _Corpus(self._fitted(segments.values(), tokens), tokens)
         kept = {key: index for key, index in known.indexes.items() if key in segments}

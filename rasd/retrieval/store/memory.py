@@ -52,7 +52,7 @@ class Group:
     def tokens(self) -> int:
         """How many live."""
         live = self.part.live
-        return self.part.segment.header.tokens if live is None else live.tokens
+        return len(self.part.segment.suffixes) if live is None else live.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Memory:
 
 
 def _size(group: Group) -> int:
-    return group.part.segment.header.tokens
+    return len(group.part.segment.suffixes)
 
 
 def _without(group: Group, gone: Bools) -> Group:

@@ -77,7 +77,7 @@ class _Segment:
 
     @property
     def tokens(self) -> int:
-        return self.index.header.tokens if self.live is None else self.live.tokens
+        return len(self.index.suffixes) if self.live is None else self.live.tokens
 
 
 class PartitionReader(PartitionFollower[PartitionView]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -13,7 +12,7 @@ import pytest
 
 from rasd.config import StoreConfig
 from rasd.errors import NotFound, SegmentError
-from rasd.retrieval.segment import build_segment, open_segment, write_segment
+from rasd.retrieval.segment import Segment, build_segment, open_segment, write_segment
 from rasd.retrieval.store import verify as module
 from rasd.retrieval.store.contents import open_source
 from rasd.retrieval.store.corpora import partition_path, read_spec
@@ -120,7 +119,7 @@ def content(root: Path, file: Path) -> object:
     entry = next(entry for entry in manifest.sources if f"{entry.number:06d}." in file.name)
     if file.suffix == ".seg":
         segment = open_segment(file, vocabulary=VOCABULARY, tokenizer_hash="t")
-        return [a.tolist() for a in (segment.tokens, segment.entries, segment.documents)]
+        return [a.tolist() for a in (segment.tokens, segment.suffixes, segment.documents)]
     if file.suffix == ".docs":
         documents = open_source(path, entry)
         everything = np.arange(documents.count)
@@ -250,21 +249,23 @@ def test_order_of_suffixes(seed: int) -> None:
         texts = [rng.integers(0, 3, rng.integers(1, 9)) for _ in range(rng.integers(1, 9))]
         segment = build_segment(texts, vocabulary=3)
         assert in_order(segment)
-        starts, shown = segment.starts(), segment.tokens.tolist()
-        at = int(rng.integers(0, len(starts)))
+        at = int(rng.integers(0, len(segment.suffixes)))
+        shown = segment.tokens.tolist()
 
         def key(start: int, shown: list[int] = shown) -> list[int]:
             return shown[start : shown.index(2**32 - 1, start) + 1]
 
-        for other in range(len(starts)):
-            entries = segment.entries.copy()
-            entries[[at, other]] = entries[[other, at]]
-            if key(starts[at]) != key(starts[other]):
-                assert not in_order(replace(segment, entries=entries))
-        if at > 0:
-            entries = segment.entries.copy()
-            entries[at] = entries[at - 1]
-            assert not in_order(replace(segment, entries=entries))
+        for other in range(len(segment.suffixes)):
+            suffixes = segment.suffixes.copy()
+            suffixes[[at, other]] = suffixes[[other, at]]
+            swapped = Segment(None, segment.header, segment.tokens, suffixes, segment.documents)
+            if key(segment.suffixes[at]) != key(segment.suffixes[other]):
+                assert not in_order(swapped)
+        suffixes = segment.suffixes.copy()
+        if len(suffixes) > 1:
+            suffixes[at] = suffixes[at - 1]
+            doubled = Segment(None, segment.header, segment.tokens, suffixes, segment.documents)
+            assert not in_order(doubled)
 
 
 def test_beside_a_writer(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
