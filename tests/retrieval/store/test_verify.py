@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ import pytest
 
 from rasd.config import StoreConfig
 from rasd.errors import NotFound, SegmentError
-from rasd.retrieval.segment import Segment, build_segment, open_segment, write_segment
+from rasd.retrieval.segment import build_segment, open_segment, write_segment
 from rasd.retrieval.store import verify as module
 from rasd.retrieval.store.contents import open_source
 from rasd.retrieval.store.corpora import partition_path, read_spec
@@ -258,13 +259,13 @@ def test_order_of_suffixes(seed: int) -> None:
         for other in range(len(segment.suffixes)):
             suffixes = segment.suffixes.copy()
             suffixes[[at, other]] = suffixes[[other, at]]
-            swapped = Segment(None, segment.header, segment.tokens, suffixes, segment.documents)
+            swapped = replace(segment, suffixes=suffixes)
             if key(segment.suffixes[at]) != key(segment.suffixes[other]):
                 assert not in_order(swapped)
         suffixes = segment.suffixes.copy()
         if len(suffixes) > 1:
             suffixes[at] = suffixes[at - 1]
-            doubled = Segment(None, segment.header, segment.tokens, suffixes, segment.documents)
+            doubled = replace(segment, suffixes=suffixes)
             assert not in_order(doubled)
 
 
