@@ -246,15 +246,12 @@ class Writers:
                 if slot.writer is None and slot.idle:
                     del self._slots[slot.name]
                 elif slot.writer is not None and not slot.users:
-                    await self._look_after(
-                        slot
-                    )  # one at a time: the others stay idle, to be closed
+                    await self._look_after(slot)
             due = [name for name, at in self._left.items() if time.monotonic() >= at]
             if due and (self._late is None or self._late.done()):
                 self._late = asyncio.create_task(self._flush_left(due[0]))
 
     async def _flush_left(self, name: str) -> None:
-        """Flushes a corpus whose writer was closed before its time, to make room."""
         try:
             await self.use(name, CorpusWriter.flush)
         except (NotFound, StoreLocked, SegmentError) as error:
@@ -268,15 +265,24 @@ class Writers:
                 _log.log(level, "corpus %s: not indexed: %r", name, error)
 
     async def _look_after(self, slot: _Slot) -> None:
-        """Lets compactions start and finish. A failure is logged once, not at every turn."""
+        """Lets compactions start and finish; it stays idle. A failure is logged once."""
         try:
-            slot.waits = await self._with(slot, CorpusWriter.tick)
+            async with slot.lock:
+                if slot.writer is not None:
+                    slot.waits = await self._tick(slot, slot.writer)
         except Exception as error:
             if str(error) != slot.trouble:
                 _log.warning("corpus %s: %r", slot.name, error)
             slot.trouble = str(error)
         else:
             slot.trouble = ""
+
+    async def _tick(self, slot: _Slot, writer: CorpusWriter) -> bool:
+        try:
+            return await self._thread(CorpusWriter.tick, writer)
+        except (StoreLocked, Unavailable):
+            await self._close_writer(slot)
+            raise
 
     async def _thread(self, call: Callable[..., T], *values: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *values)

@@ -365,7 +365,7 @@ async def test_idle_writers_make_room_for_others(
     monkeypatch.setattr(CorpusWriter, "flush", held)
     for name in "bc":
         flushes.append(asyncio.create_task(catalog.flush(name)))
-        await asyncio.to_thread(entered.acquire)
+        assert await asyncio.to_thread(entered.acquire, timeout=60)
     with pytest.raises(Overloaded, match="at most 2 corpora may be written to at once"):
         await catalog.add("a", [new("z")])
     go.set()
