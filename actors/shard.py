@@ -134,7 +134,7 @@ class ShardService:
             queries_per_s=load.queries_per_s,
             p50_ms=load.p50_ms,
             p99_ms=load.p99_ms,
-            lag_s=store.statistics().lag_s if store is not None else 0.0,
+            lag_s=store.lag_s if store is not None else 0.0,
             damaged={
                 name: {file: str(error) for file, error in files.items()}
                 for name, files in damaged.items()

@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 from rasd.errors import (
     InvalidRequest,
     SegmentCorrupt,
-    SegmentVersionError,
     TokenizerMismatch,
 )
 from rasd.retrieval.files import write_atomically
+from rasd.retrieval.headers import expect, unpack_header
 from rasd.retrieval.suffixes import (
     KEY_EVERY,
     MAX_TOKENS,
@@ -214,7 +214,7 @@ def open_segment(path: Path, *, vocabulary: int, tokenizer_hash: str) -> Segment
     at = HEADER_BYTES
     for (field, dtype), size, crc in zip(_SECTIONS, header.section_bytes, crcs, strict=True):
         view = np.frombuffer(mapped, dtype, size // np.dtype(dtype).itemsize, at)
-        _expect(path, f"{field} checksum", crc, zlib.crc32(view.data))
+        expect(path, f"{field} checksum", crc, zlib.crc32(view.data))
         views.append(view)
         at += size
     _check_bounds(path, views[1], views[2])
@@ -222,25 +222,15 @@ def open_segment(path: Path, *, vocabulary: int, tokenizer_hash: str) -> Segment
 
 
 def _parse(path: Path, mapped: mmap.mmap) -> Header:
-    if len(mapped) < HEADER_BYTES:
-        raise SegmentCorrupt(f"{path}: length must be at least {HEADER_BYTES}; got {len(mapped)}")
-    raw = mapped[:HEADER_BYTES]
-    header = Header(*_LAYOUT.unpack(raw))
-    _expect(path, "magic", MAGIC, header.magic)
-    if header.version > VERSION:
-        raise SegmentVersionError(
-            f"{path}: version must be at most {VERSION}; got {header.version}"
-        )
-    _expect(path, "version", VERSION, header.version)
-    _expect(path, "header checksum", header.header_crc, zlib.crc32(raw[:-4]))
-    _expect(path, "header_bytes", HEADER_BYTES, header.header_bytes)
+    fields = unpack_header(path, memoryview(mapped), _LAYOUT, MAGIC, VERSION)
+    header = Header(*fields)
     keys = (header.tokens + KEY_EVERY - 1) // KEY_EVERY + 1
-    _expect(path, "key_every", KEY_EVERY, header.key_every)
-    _expect(path, "keys_bytes", 8 * keys, header.keys_bytes)
-    _expect(path, "tokens_bytes", 4 * (header.tokens + header.documents), header.tokens_bytes)
-    _expect(path, "suffixes_bytes", 4 * header.tokens, header.suffixes_bytes)
-    _expect(path, "documents_bytes", 4 * header.documents, header.documents_bytes)
-    _expect(path, "length", header.file_bytes, len(mapped))
+    expect(path, "key_every", KEY_EVERY, header.key_every)
+    expect(path, "keys_bytes", 8 * keys, header.keys_bytes)
+    expect(path, "tokens_bytes", 4 * (header.tokens + header.documents), header.tokens_bytes)
+    expect(path, "suffixes_bytes", 4 * header.tokens, header.suffixes_bytes)
+    expect(path, "documents_bytes", 4 * header.documents, header.documents_bytes)
+    expect(path, "length", header.file_bytes, len(mapped))
     if any(mapped[-REACH:]):
         raise SegmentCorrupt(f"{path}: must end in {REACH} zeros")
     return header
@@ -260,8 +250,3 @@ def _check_bounds(path: Path, tokens: UInt32s, suffixes: Int32s) -> None:
         raise SegmentCorrupt(f"{path}: tokens must end in a separator")
     if len(suffixes) and not 0 <= int(suffixes.min()) <= int(suffixes.max()) < len(tokens):
         raise SegmentCorrupt(f"{path}: suffixes must be in [0, {len(tokens)})")
-
-
-def _expect(path: Path, field: str, wanted: object, got: object) -> None:
-    if wanted != got:
-        raise SegmentCorrupt(f"{path}: {field} must be {wanted!r}; got {got!r}")

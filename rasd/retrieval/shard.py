@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,57 +12,18 @@ import numpy as np
 from rasd.config import RetrievalConfig
 from rasd.errors import SegmentError
 from rasd.retrieval import kernels
-from rasd.retrieval.meter import Load, Meter
 from rasd.retrieval.search import Index
 from rasd.retrieval.store.held import HeldCorpus, Pool
 from rasd.retrieval.store.layout import Int64s, UInt8s
 from rasd.retrieval.store.reader import PartitionView
-from rasd.retrieval.store.records import DIGEST_BYTES
 from rasd.stages import Pending, Ready, RetrieveQuery, RetrieveReply, RetrieveRequest
 from rasd.tree import Int32s
-from rasd.trie import Continuations, Origins
+from rasd.trie import DIGEST_BYTES, Continuations, Origins
 
 Damage = Mapping[str, Mapping[str, SegmentError]]
 """Per corpus that lacks some, the files that are refused, and why."""
 
 _MAX_SCOPES: Final = 256
-
-
-@dataclass(frozen=True, slots=True)
-class CorpusStatistics:
-    """What a store holds of a corpus: live documents and tokens, ``memory_tokens`` of the log.
-
-    ``bytes`` are those of the files.
-    """
-
-    partitions: int
-    documents: int
-    tokens: int
-    memory_tokens: int
-    segments: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class StoreStatistics:
-    """What a store holds and how it is asked.
-
-    ``lag_s`` is the age of the oldest commit that is not searched yet, 0 if there is none.
-    """
-
-    corpora: dict[str, CorpusStatistics]
-    load: Load
-    lag_s: float
-
-    @property
-    def documents(self) -> int:
-        """Live documents in all."""
-        return sum(corpus.documents for corpus in self.corpora.values())
-
-    @property
-    def tokens(self) -> int:
-        """Live tokens in all."""
-        return sum(corpus.tokens for corpus in self.corpora.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +132,6 @@ class ShardStore:
             )
             for name, partitions in holdings.items()
         }
-        self._meter = Meter()
         self._snapshot = _Snapshot()
         kernels.warm_up()
         self.refresh()
@@ -200,6 +159,11 @@ class ShardStore:
             for name, views in self._snapshot.views.items()
         }
 
+    @property
+    def lag_s(self) -> float:
+        """Age of the oldest commit that is not searched yet, 0 if there is none. Looks for it."""
+        return max((corpus.waiting_s for corpus in self._corpora.values()), default=0.0)
+
     def refresh(self) -> bool:
         """Shows what was written since the last time; returns whether there was anything.
 
@@ -224,7 +188,6 @@ class ShardStore:
         A query reads the corpora it names and no other; those not held here add nothing. Over
         several the longest suffix wins, and equal ones are summed exactly.
         """
-        started = time.perf_counter()
         snapshot = self._snapshot
         rows: dict[tuple[str, ...], list[int]] = {}
         for row, query in enumerate(queries):
@@ -236,24 +199,7 @@ class ShardStore:
             for row, answer in zip(group, answers, strict=True):
                 query = queries[row]
                 found[row] = scope.located(query.tail, answer) if query.origins else answer
-        self._meter.add(len(queries), time.perf_counter() - started)
         return [found[row] for row in range(len(queries))]
-
-    def statistics(self) -> StoreStatistics:
-        """The numbers now. Looks for newer manifests."""
-        corpora = {
-            name: CorpusStatistics(
-                len(views),
-                sum(view.documents for view in views),
-                sum(view.tokens for view in views),
-                sum(view.memory_tokens for view in views),
-                sum(view.segments for view in views),
-                sum(view.bytes for view in views),
-            )
-            for name, views in self._snapshot.views.items()
-        }
-        lag = max((corpus.waiting_s for corpus in self._corpora.values()), default=0.0)
-        return StoreStatistics(corpora, self._meter.read(), lag)
 
 
 class LocalRetriever:

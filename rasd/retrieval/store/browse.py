@@ -19,7 +19,8 @@ from rasd.errors import InvalidRequest, NotFound, SegmentError
 from rasd.retrieval.store.corpora import CorpusSpec
 from rasd.retrieval.store.followers import CorpusFollower, Identity
 from rasd.retrieval.store.living import DocumentsFollower, DocumentsView, LiveSource
-from rasd.retrieval.store.records import DIGEST_BYTES, Document, id_digest, partition_of
+from rasd.retrieval.store.records import Document, id_digest, partition_of
+from rasd.trie import DIGEST_BYTES
 
 MAX_OPEN: Final = 16
 IDLE_S: Final = 30.0

@@ -13,9 +13,10 @@ import numpy as np
 
 from rasd.errors import SegmentCorrupt
 from rasd.retrieval.files import creating
+from rasd.retrieval.headers import expect
 from rasd.retrieval.segment import IntArray
 from rasd.retrieval.store.documents import DocumentsFile
-from rasd.retrieval.store.layout import Int64s, expect
+from rasd.retrieval.store.layout import Int64s
 from rasd.retrieval.store.manifest import PartitionManifest, SourceEntry, dead_path
 
 _MAGIC: Final = b"RASDDEAD"

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rasd.errors import SegmentCorrupt
+from rasd.retrieval.headers import expect
 from rasd.retrieval.segment import IntArray, UInt32s
 from rasd.retrieval.store.layout import (
     HEADER_BYTES,
@@ -27,12 +28,12 @@ from rasd.retrieval.store.layout import (
     TokensOnly,
     UInt8s,
     UInt64s,
-    expect,
     keys_of,
     parse_header,
     token_type,
 )
-from rasd.retrieval.store.records import DIGEST_BYTES, Document, id_digest
+from rasd.retrieval.store.records import Document, id_digest
+from rasd.trie import DIGEST_BYTES
 
 SMALL_BYTES: Final = 64 * 1024
 

@@ -17,7 +17,6 @@ All numbers are little-endian::
 from __future__ import annotations
 
 import struct
-import zlib
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -25,8 +24,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rasd.errors import SegmentCorrupt, SegmentVersionError
-from rasd.retrieval.store.records import DIGEST_BYTES
+from rasd.retrieval.headers import expect, unpack_header
+from rasd.trie import DIGEST_BYTES
 
 MAGIC: Final = b"RASDDOCS"
 VERSION: Final = 1
@@ -99,28 +98,7 @@ def parse_header(path: Path, content: memoryview) -> Header:
         SegmentCorrupt: a length, checksum or field is wrong.
         SegmentVersionError: written by a newer version.
     """
-    if len(content) < HEADER_BYTES:
-        raise SegmentCorrupt(f"{path}: length must be at least {HEADER_BYTES}; got {len(content)}")
-    raw = content[:HEADER_BYTES]
-    header = Header(*LAYOUT.unpack(raw))
-    expect(path, "magic", MAGIC, header.magic)
-    if header.version > VERSION:
-        raise SegmentVersionError(
-            f"{path}: version must be at most {VERSION}; got {header.version}"
-        )
-    expect(path, "version", VERSION, header.version)
-    expect(path, "header checksum", header.header_crc, zlib.crc32(raw[:-4]))
-    expect(path, "header_bytes", HEADER_BYTES, header.header_bytes)
+    header = Header(*unpack_header(path, content, LAYOUT, MAGIC, VERSION))
     expect(path, "blocks_bytes past a multiple of 8", 0, header.blocks_bytes % 8)
     expect(path, "length", header.file_bytes, len(content))
     return header
-
-
-def expect(path: Path, field: str, wanted: object, got: object) -> None:
-    """Refuses a file of which a field is not what it must be.
-
-    Raises:
-        SegmentCorrupt: naming the file, the field, and both values.
-    """
-    if wanted != got:
-        raise SegmentCorrupt(f"{path}: {field} must be {wanted!r}; got {got!r}")

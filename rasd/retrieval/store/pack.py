@@ -24,7 +24,8 @@ from rasd.retrieval.store.layout import (
     keys_of,
     token_type,
 )
-from rasd.retrieval.store.records import DIGEST_BYTES, Document, content_digest, id_digest
+from rasd.retrieval.store.records import Document, content_digest, id_digest
+from rasd.trie import DIGEST_BYTES
 
 if TYPE_CHECKING:
     from rasd.retrieval.store.documents import DocumentsFile

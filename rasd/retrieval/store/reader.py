@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from rasd.retrieval.headers import expect
 from rasd.retrieval.live import Live
 from rasd.retrieval.search import Part
 from rasd.retrieval.segment import Segment, open_segment
@@ -19,7 +20,7 @@ from rasd.retrieval.store.dead import read_dead
 from rasd.retrieval.store.documents import DocumentsFile
 from rasd.retrieval.store.follow import Files
 from rasd.retrieval.store.followers import PartitionFollower, View
-from rasd.retrieval.store.layout import Int64s, UInt8s, expect
+from rasd.retrieval.store.layout import Int64s, UInt8s
 from rasd.retrieval.store.manifest import (
     PartitionManifest,
     SourceEntry,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from rasd.retrieval.segment import UInt32s
-
-DIGEST_BYTES: Final = 16
+from rasd.trie import DIGEST_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,13 @@ from typing import Final
 import numpy as np
 
 from rasd.errors import SegmentCorrupt, SegmentError
+from rasd.retrieval.headers import expect
 from rasd.retrieval.segment import SEPARATOR, Segment, open_segment
 from rasd.retrieval.store.compact import alive_of
 from rasd.retrieval.store.contents import open_source
 from rasd.retrieval.store.corpora import SPEC, CorpusSpec, list_corpora, partition_path, read_spec
 from rasd.retrieval.store.dead import dead_of, read_dead
 from rasd.retrieval.store.documents import DocumentsFile
-from rasd.retrieval.store.layout import expect
 from rasd.retrieval.store.manifest import (
     PartitionManifest,
     SourceEntry,
