@@ -34,7 +34,9 @@ class TargetConfig(Section):
     """The model whose text is served.
 
     ``model`` is a directory or a hub id; ``kv_slots`` the tokens of keys and values that fit in
-    all; ``threads`` the torch threads of each rank.
+    all; ``threads`` the torch threads of each rank. ``forward`` is who runs the layers: our
+    packed ones, transformers' modules, or (``auto``) ours where they are proven to compute the
+    same. With ``prefix_cache`` text that was run before is not run again, within a tenant.
     """
 
     model: str = str(EMBEDDED / "target")
@@ -46,6 +48,8 @@ class TargetConfig(Section):
     kv_slots: Count = 16_384
     page_size: Annotated[int, Field(ge=1, le=1024)] = 16
     max_model_len: Count | None = None
+    forward: Literal["auto", "packed", "transformers"] = "auto"
+    prefix_cache: bool = True
 
 
 class DrafterConfig(Section):
@@ -103,12 +107,26 @@ class SpeculationConfig(Section):
     """How sources are combined.
 
     ``mode`` says which sources there are at all; a request may use fewer. ``nodes`` is the
-    budget of a tree beside its root, ``prune_top_k`` the paper's pruning (null prunes nothing),
-    ``prompt_doubt`` and ``corpus_doubt`` how little a match of L tokens is trusted:
-    L / (L + doubt). Late answers are dropped or used one step later.
+    most a tree may hold beside its root.
+
+    ``scores`` says how branches of different sources compare: ``calibrated``, by how often the
+    like of them were accepted so far, or ``static``, by a formula: then ``prune_top_k`` is the
+    paper's pruning (null prunes nothing), ``prompt_doubt`` and ``corpus_doubt`` how little a
+    match of L tokens is trusted: L / (L + doubt). With ``budget`` ``auto`` a step takes as many
+    nodes, and drafts only where, it pays by measured times; ``fixed`` always takes ``nodes`` and
+    drafts. ``extend`` is how many of the draft's best nodes the retrievers are asked behind, too.
+    ``combine`` ``route`` takes retrieved branches alone where the match has ``route_length``
+    tokens, and the draft alone elsewhere, as SAM-Decoding does (arXiv 2411.10666).
+
+    Late answers are dropped or used one step later.
     """
 
     mode: Speculation = "rasd"
+    combine: Literal["fuse", "route"] = "fuse"
+    route_length: Annotated[int, Field(ge=1, le=64)] = 5
+    scores: Literal["calibrated", "static"] = "calibrated"
+    budget: Literal["auto", "fixed"] = "auto"
+    extend: Annotated[int, Field(ge=0, le=32)] = 4
     nodes: Annotated[int, Field(ge=0, le=MAX_NODES)] = 32
     prune_top_k: Annotated[int, Field(ge=1, le=128)] | None = 10
     prompt_doubt: Annotated[float, Field(ge=0, le=100)] = 1.0

@@ -77,6 +77,7 @@ class Admission:
         params: how its tokens are drawn; ``seed`` is set.
         choice: which of the request's ``n`` choices; part of the noise key.
         features: whether the drafter wants this sequence's features.
+        tenant: whose it is. Keys and values are shared within a tenant only, by content.
     """
 
     sequence: int
@@ -85,6 +86,7 @@ class Admission:
     params: SamplingParams
     choice: int = 0
     features: bool = False
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,9 @@ class Verified:
         tokens: int32[A + 1], their tokens and the bonus token; empty without ``draw``.
         logprobs: one entry per token where the parameters ask for it, else empty.
         error: why this sequence cannot go on; it must then be released. Empty if all is well.
+        slots: decided tokens in the cache after the step, if more than the work brought: the
+            target had keys and values of this text already. -1 if not. Never all of them: the
+            last token is always run.
     """
 
     sequence: int
@@ -142,6 +147,7 @@ class Verified:
     tokens: Int32s
     logprobs: list[Logprobs] = field(default_factory=list)
     error: str = ""
+    slots: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,11 +216,16 @@ class DraftQuery:
 
 @dataclass(frozen=True, slots=True)
 class DraftRequest:
-    """One step of drafting for several sequences; ``release`` are forgotten first."""
+    """One step of drafting for several sequences; ``release`` are forgotten first.
+
+    ``worth`` is what one more level of the trees must bring, in expected tokens over all
+    queries; a drafter may stop where it brings less.
+    """
 
     step: int
     release: list[int]
     queries: list[DraftQuery]
+    worth: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +255,10 @@ class Drafter(Protocol):
 class RetrieveQuery:
     """What followed ``tail`` elsewhere?
 
-    ``tail`` holds the newest decided tokens, at most as many as the longest suffix, the root
-    last. ``corpora`` are the names the sequence may read; a prompt lookup ignores both.
+    ``tail`` holds the newest tokens, at most as many as the longest suffix: decided ones up to
+    the root, then those of ``ahead``, drafted ones behind the root that are taken for decided.
+    A prompt lookup knows the decided ones. A sequence may ask several times, each time with
+    another ``ahead``. ``corpora`` are the names the sequence may read; a prompt lookup ignores ``tail`` and ``corpora``.
     ``origins`` asks where each node was found. ``passages`` is how many near its prompt the
     sequence wants copied; None takes the setting.
     """
@@ -255,6 +268,7 @@ class RetrieveQuery:
     corpora: tuple[str, ...]
     origins: bool = False
     passages: int | None = None
+    ahead: Int32s = field(default_factory=lambda: np.zeros(0, np.int32))
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ class Request:
         params: with ``seed`` set and ``corpora`` resolved to what the caller may read.
         choice: which of the ``n`` choices this is; part of the noise key.
         output: int32[M], tokens it has already, when it is submitted again after a restart.
+        tenant: whose it is: what is learned and cached of it serves nobody else.
     """
 
     sequence: int
@@ -46,6 +47,7 @@ class Request:
     params: SamplingParams
     choice: int = 0
     output: Int32s = field(default_factory=lambda: np.zeros(0, np.int32))
+    tenant: str = ""
 
 
 @dataclass(slots=True)

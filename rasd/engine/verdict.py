@@ -45,7 +45,13 @@ def admission_of(sequence: Sequence, *, drafts: bool) -> Admission:
     """How it enters the target; with ``drafts`` the drafter wants its features."""
     asked = sequence.request
     return Admission(
-        sequence.handle, asked.prompt, sequence.output(), asked.params, asked.choice, drafts
+        sequence.handle,
+        asked.prompt,
+        sequence.output(),
+        asked.params,
+        asked.choice,
+        drafts,
+        asked.tenant,
     )
 
 
