@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rasd.config import SpeculationConfig
+from rasd.engine.branches import FusedTree
+from rasd.engine.calibration import Calibration
 from rasd.errors import RasdError
 from rasd.kernels import is_forest
 from rasd.params import MAX_NODES, Speculation
@@ -52,12 +54,25 @@ _FLOAT32: Final = np.dtype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
+class Behind:
+    """What a retriever found behind a node of the candidates: context and the path to it."""
+
+    node: int
+    source: int
+    found: Continuations
+
+
+@dataclass(frozen=True, slots=True)
 class Proposals:
-    """What the sources have for one sequence in one step, checked; None where nothing came."""
+    """What the sources have for one sequence in one step, checked; None where nothing came.
+
+    ``behind`` came last, when retrievers were asked behind nodes; in the order of grafting.
+    """
 
     draft: Draft | None = None
     prompt: Continuations | None = None
     corpus: Continuations | None = None
+    behind: tuple[Behind, ...] = ()
 
     def origin(self, row: int) -> tuple[int, bytes, int]:
         """Corpus, document and offset of a row of `DraftTree.origins`; see `rasd.trie.Origins`.
@@ -66,7 +81,7 @@ class Proposals:
             RasdError: no source says so.
         """
         node = row
-        for found in (self.prompt, self.corpus):
+        for found in (self.prompt, self.corpus, *(one.found for one in self.behind)):
             if found is not None and found.origins is not None and 0 <= node < len(found):
                 at = found.origins
                 return int(at.corpora[node]), at.documents[node].tobytes(), int(at.offsets[node])
@@ -82,17 +97,31 @@ def build_tree(
     mode: Speculation,
     nodes: int,
     depth: int,
+    calibration: Calibration | None = None,
 ) -> DraftTree:
-    """Scores what was retrieved, prunes it by the draft, fuses both and cuts to ``nodes``.
+    """The ``nodes`` best `candidates`."""
+    return cut(candidates(root, proposals, config, mode=mode, depth=depth), nodes)
 
-    Without a draft the retrieved part is not pruned. Sources that ``mode`` does not use are
-    left out, and so are nodes deeper than ``depth``, which could never become text. Origins are
-    rows of the prompt's continuations, then of the corpus's.
+
+def candidates(
+    root: int,
+    proposals: Proposals,
+    config: SpeculationConfig,
+    *,
+    mode: Speculation,
+    depth: int,
+    calibration: Calibration | None = None,
+) -> FusedTree:
+    """All branches that the sources propose, fused and scored, uncut.
+
+    Sources that ``mode`` does not use are left out, and so are nodes deeper than ``depth``,
+    which could never become text. With a calibration every branch is kept, and its score is what
+    that says. Without, or where ``config.scores`` is ``static``, what was retrieved is scored by
+    its formula and pruned by the draft, if there is one. Origins are rows of the prompt's
+    continuations, then of the corpus's.
     """
     uses = USES[mode]
     tree, row = DraftTree.root(root), 0
-    if nodes < 1 or depth < 1:
-        return tree
     for found, source, doubt in (
         (proposals.prompt, PROMPT, config.prompt_doubt),
         (proposals.corpus, CORPUS, config.corpus_doubt),
@@ -108,7 +137,36 @@ def build_tree(
     if draft is not None and uses & DRAFT:
         pruned = prune(tree, draft, config.prune_top_k)
         tree = fuse(draft.tree, pruned) if len(pruned) > 1 else draft.tree
-    return cut(trim(tree, depth), nodes)
+    tree = trim(tree, depth)
+    return FusedTree(tree.tokens, tree.parents, tree.scores, tree.sources, tree.origins)
+
+
+def routed(proposals: Proposals, config: SpeculationConfig) -> bool:
+    """Whether the retrieved branches are taken alone, so that no draft is needed."""
+    longest = max((f.match_length for f in (proposals.prompt, proposals.corpus) if f), default=0)
+    return config.combine == "route" and longest >= config.route_length
+
+
+def leaves_to_extend(tree: FusedTree, config: SpeculationConfig) -> list[int]:
+    """At most ``config.extend`` nodes behind which it is worth asking the retrievers, best first.
+
+    None without calibrated scores.
+    """
+    return []
+
+
+def graft(
+    tree: FusedTree,
+    proposals: Proposals,
+    *,
+    depth: int,
+    calibration: Calibration,
+) -> FusedTree:
+    """The candidates with what ``proposals.behind`` found, fused below its nodes, scored anew.
+
+    Nodes of ``tree`` keep their indices.
+    """
+    return tree
 
 
 def sound_draft(draft: object, root: int, vocabulary: int) -> Draft | None:
