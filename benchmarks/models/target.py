@@ -1,0 +1,174 @@
+"""The target's recipe: the shipped one grown to 15M parameters, then trained on the four tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from benchmarks.models.grow import add_noise, grow
+from benchmarks.models.tasks import TASKS, Example, examples, general_documents
+from rasd.config import EMBEDDED
+from rasd.train.batches import encode_documents, random_window
+from rasd.train.files import staged
+from rasd.train.loop import Plan, State, train
+from rasd.train.optimizers import make_optimizers
+from rasd.train.target import export_target
+
+WINDOW: Final = 768
+ROWS: Final = 6
+SHARES: Final = {"general": 0.15, "code": 0.2, "docqa": 0.25, "summary": 0.2, "indomain": 0.2}
+"""Of the rows of a batch; a row holds text of one kind."""
+ANSWER, PROMPT, GENERAL = 1.0, 0.1, 0.5
+"""Weights of a token's loss by where it stands."""
+HELD_OUT_ROWS: Final = 4
+LEARNING_RATE: Final = 3e-3
+POSITIONS: Final = 16384
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Chats or documents one after the other: int32[n] tokens, float32[n] weights of their loss."""
+
+    tokens: Tensor
+    weights: Tensor
+    starts: Tensor
+
+    def window(self, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Tokens and weights [length] from the start of a random chat on, in random order."""
+        tokens, weights, total = [], [], 0
+        while total < length:
+            pick = int(torch.randint(0, len(self.starts) - 1, (), generator=generator))
+            part = slice(int(self.starts[pick]), int(self.starts[pick + 1]))
+            tokens.append(self.tokens[part])
+            weights.append(self.weights[part])
+            total += len(tokens[-1])
+        return torch.cat(tokens)[:length], torch.cat(weights)[:length]
+
+
+def target_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    """Shape of the target: 15M parameters, 64 wide heads as in large models."""
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=384,
+        intermediate_size=1024,
+        num_hidden_layers=8,
+        num_attention_heads=6,
+        num_key_value_heads=3,
+        head_dim=64,
+        max_position_embeddings=POSITIONS,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=None,
+    )
+
+
+class MixTask:
+    """Weighted next-token loss on rows of tasks and of general code."""
+
+    def __init__(
+        self, model: LlamaForCausalLM, held_in: dict[str, Stream], held_out: dict[str, Stream]
+    ) -> None:
+        self.module: nn.Module = model
+        self._model, self._streams = model, held_in
+        self.optimizers = make_optimizers(model, LEARNING_RATE)
+        self._held_out = {
+            kind: _rows([stream] * HELD_OUT_ROWS, torch.Generator().manual_seed(0))
+            for kind, stream in held_out.items()
+        }
+
+    def loss(self, generator: torch.Generator) -> tuple[Tensor, int]:
+        """Weighted mean of cross-entropies (nats) over a batch, and the batch's tokens."""
+        shares = torch.tensor([SHARES[kind] for kind in self._streams])
+        picked = torch.multinomial(shares, ROWS, replacement=True, generator=generator)
+        streams = list(self._streams.values())
+        tokens, weights = _rows([streams[i] for i in picked.tolist()], generator)
+        losses, _ = self._forward(tokens)
+        return (losses * weights).sum() / weights.sum(), ROWS * WINDOW
+
+    def evaluate(self) -> dict[str, float]:
+        """Share of answer tokens that are the model's first choice, by kind."""
+        numbers = {}
+        for kind, (tokens, weights) in self._held_out.items():
+            right = self._forward(tokens)[1][weights == weights.max()]
+            numbers[kind] = right.float().mean().item()
+        return numbers
+
+    def _forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = self._model.model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
+            logits = self._model.lm_head(hidden)
+        goal = tokens[:, 1:]
+        losses = functional.cross_entropy(
+            logits.flatten(0, 1).float(), goal.flatten(), reduction="none"
+        )
+        return losses.view(goal.shape), logits.argmax(-1) == goal
+
+
+def train_target(plan: Plan, export: Path) -> State:
+    """Grow the shipped target and train it; `export` follows every checkpoint."""
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "target")
+    small = LlamaForCausalLM.from_pretrained(EMBEDDED / "target", dtype=torch.float32)
+    model = grow(small, target_config(tokenizer), plan.seed)
+    add_noise(model, small.config.hidden_size, plan.seed)
+    sides = [load_streams(tokenizer, plan.directory, held_out=side) for side in (False, True)]
+    task = MixTask(model, *sides)
+    return train(task, plan, lambda _: export_target(model, tokenizer, export))
+
+
+def load_streams(
+    tokenizer: PreTrainedTokenizerFast, directory: Path, *, held_out: bool
+) -> dict[str, Stream]:
+    """Everything of one side, tokenised once and then read from `directory`."""
+    place = directory / ("text-out" if held_out else "text-in")
+    if not place.exists():
+        rows = {task: _chats(tokenizer, examples(task, held_out=held_out)) for task in TASKS}
+        documents = encode_documents(tokenizer, general_documents(held_out=held_out))
+        rows["general"] = [(ids, [GENERAL] * len(ids)) for ids in documents]
+        with staged(place) as staging:
+            for kind, encoded in rows.items():
+                save_file(vars(_stream(encoded)), staging / f"{kind}.safetensors")
+    return {kind: Stream(**load_file(place / f"{kind}.safetensors")) for kind in SHARES}
+
+
+def _chats(
+    tokenizer: PreTrainedTokenizerFast, found: list[Example]
+) -> list[tuple[list[int], list[float]]]:
+    """Ids and loss weights of each chat."""
+    asked = [[e.messages()[0]] for e in found]
+    heads = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    tails = [e.answer + tokenizer.eos_token for e in found]
+    encode = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+    pairs = zip(
+        tokenizer(heads, **encode)["input_ids"],
+        tokenizer(tails, **encode)["input_ids"],
+        strict=True,
+    )
+    return [
+        ([*head, *tail], [PROMPT] * len(head) + [ANSWER] * len(tail))
+        for head, tail in pairs
+        if len(head) + len(tail) <= WINDOW
+    ]
+
+
+def _stream(rows: list[tuple[list[int], list[float]]]) -> Stream:
+    lengths = torch.tensor([0] + [len(ids) for ids, _ in rows])
+    return Stream(
+        torch.tensor([token for ids, _ in rows for token in ids], dtype=torch.int32),
+        torch.tensor([weight for _, weights in rows for weight in weights]),
+        lengths.cumsum(0),
+    )
+
+
+def _rows(streams: list[Stream], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """int64[rows, WINDOW + 1] tokens; float32[rows, WINDOW], a weight for each but the first."""
+    rows = [stream.window(WINDOW + 1, generator) for stream in streams]
+    tokens = torch.stack([tokens for tokens, _ in rows]).long()
+    return tokens, torch.stack([weights[1:] for _, weights in rows])
