@@ -18,15 +18,24 @@ import numpy as np
 
 from rasd import kernels
 from rasd.config import SpeculationConfig
-from rasd.engine.speculate import Proposals, build_tree, sound_continuations, sound_draft
-from rasd.tree import Draft, DraftTree
+from rasd.engine import kernels as calibrated
+from rasd.engine.calibration import Calibrations
+from rasd.engine.speculate import (
+    Behind, Proposals, build_tree, candidates, graft, leaves_to_extend, sound_continuations,
+    sound_draft,
+)
+from rasd.tree import CORPUS, PROMPT, Draft, DraftTree
 from rasd.trie import build_trie
 
 def compiled():
     names = ("fuse", "prune", "select", "below", "depths", "is_forest")
-    return {name: len(getattr(kernels, name).signatures) for name in names}
+    known = {name: len(getattr(kernels, name).signatures) for name in names}
+    for name in ("start", "insert", "score", "ends", "learn"):
+        known[name] = len(getattr(calibrated, name).signatures)
+    return known
 
 kernels.warm_up()
+calibration = Calibrations(SpeculationConfig()).of("", sampled=False)
 before = compiled()
 assert set(before.values()) == {1}, before
 config = SpeculationConfig()
@@ -49,6 +58,16 @@ for odd in (
     for nodes in (2, 30):
         proposals = Proposals(draft, found, found)
         build_tree(0, proposals, config, mode="rasd", nodes=nodes, depth=2)
+        tree = candidates(0, proposals, config, mode="rasd", depth=4, calibration=calibration)
+        leaves_to_extend(tree, config)
+        behind = (Behind(2, PROMPT, found), Behind(0, CORPUS, found))
+        proposals = replace(proposals, behind=behind)
+        tree = graft(tree, proposals, depth=3, calibration=calibration)
+        calibration.learn(tree, np.array([5, 6], np.int32))
+for draft, trie in ((None, None), (draft, None), (None, found)):
+    proposals = Proposals(draft, trie, trie)
+    tree = candidates(0, proposals, config, mode="rasd", depth=4, calibration=calibration)
+    calibration.learn(tree, np.array([5, 6], np.int32))
 assert compiled() == before, compiled()
 """
 

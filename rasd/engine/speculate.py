@@ -6,6 +6,7 @@ malformed before it is used.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -13,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rasd.config import SpeculationConfig
-from rasd.engine.branches import FusedTree
+from rasd.engine import kernels
+from rasd.engine.branches import Branches, FusedTree
 from rasd.engine.calibration import Calibration
 from rasd.errors import RasdError
 from rasd.kernels import is_forest
@@ -48,6 +50,8 @@ _MAX_FOUND: Final = 16 * MAX_NODES
 _MAX_TOP_K: Final = 128
 _MAX_LENGTH: Final = 2**31 - 1
 _MAX_TOTAL: Final = 2**62
+
+_LEAST_END: Final = 0.02  # of probability; behind less it is not worth asking
 
 _INT32: Final = np.dtype(np.int32)
 _FLOAT32: Final = np.dtype(np.float32)
@@ -100,7 +104,8 @@ def build_tree(
     calibration: Calibration | None = None,
 ) -> DraftTree:
     """The ``nodes`` best `candidates`."""
-    return cut(candidates(root, proposals, config, mode=mode, depth=depth), nodes)
+    fused = candidates(root, proposals, config, mode=mode, depth=depth, calibration=calibration)
+    return cut(fused, nodes)
 
 
 def candidates(
@@ -121,18 +126,35 @@ def candidates(
     continuations, then of the corpus's.
     """
     uses = USES[mode]
-    tree, row = DraftTree.root(root), 0
-    for found, source, doubt in (
-        (proposals.prompt, PROMPT, config.prompt_doubt),
-        (proposals.corpus, CORPUS, config.corpus_doubt),
-    ):
+    if config.combine == "route":
+        uses &= ~DRAFT if routed(proposals, config) else DRAFT
+    if calibration is None or config.scores == "static":
+        return _static(root, proposals, config, uses, depth)
+    branches = Branches.of_draft(root, proposals.draft if uses & DRAFT else None, depth)
+    for found, source, row in _retrieved(proposals, uses):
+        branches.add(found, source, first_row=row)
+    return calibration.scored(branches)
+
+
+def _retrieved(proposals: Proposals, uses: int) -> Iterator[tuple[Continuations, int, int | None]]:
+    """Continuations behind the root that are used, their source, and the row of their first."""
+    row = 0
+    for found, source in ((proposals.prompt, PROMPT), (proposals.corpus, CORPUS)):
         if found is None:
             continue
         if len(found) and uses & source:
-            first_row = None if found.origins is None else row
-            scored = score_continuations(found, root, source, doubt=doubt, first_row=first_row)
-            tree = fuse(tree, scored) if len(tree) > 1 else scored
+            yield found, source, None if found.origins is None else row
         row += len(found)
+
+
+def _static(
+    root: int, proposals: Proposals, config: SpeculationConfig, uses: int, depth: int
+) -> FusedTree:
+    doubts = {PROMPT: config.prompt_doubt, CORPUS: config.corpus_doubt}
+    tree = DraftTree.root(root)
+    for found, source, row in _retrieved(proposals, uses):
+        scored = score_continuations(found, root, source, doubt=doubts[source], first_row=row)
+        tree = fuse(tree, scored) if len(tree) > 1 else scored
     draft = proposals.draft
     if draft is not None and uses & DRAFT:
         pruned = prune(tree, draft, config.prune_top_k)
@@ -150,9 +172,15 @@ def routed(proposals: Proposals, config: SpeculationConfig) -> bool:
 def leaves_to_extend(tree: FusedTree, config: SpeculationConfig) -> list[int]:
     """At most ``config.extend`` nodes behind which it is worth asking the retrievers, best first.
 
-    None without calibrated scores.
+    Those where the accepted path most probably ends as things stand, of the drafted ones behind
+    which nothing was retrieved yet. None without calibrated scores.
     """
-    return []
+    evidence = tree.evidence
+    if evidence is None or config.extend == 0 or len(tree) < 2:
+        return []
+    ends = kernels.ends(tree.parents, tree.scores, tree.sources, DRAFT)
+    best = np.argsort(-ends, kind="stable")[: config.extend]
+    return [node for node in best.tolist() if ends[node] > _LEAST_END]
 
 
 def graft(
@@ -164,9 +192,19 @@ def graft(
 ) -> FusedTree:
     """The candidates with what ``proposals.behind`` found, fused below its nodes, scored anew.
 
-    Nodes of ``tree`` keep their indices.
+    Nodes of ``tree`` keep their indices. Grafted ones have an origin only if the whole path to
+    them stands there.
     """
-    return tree
+    if tree.evidence is None or not proposals.behind:
+        return tree
+    deep = depths(tree.parents)
+    branches = Branches.of_tree(tree, tree.evidence, depth)
+    row = sum(len(found) for found in (proposals.prompt, proposals.corpus) if found is not None)
+    for one in proposals.behind:
+        cited = one.found.origins is not None and one.found.match_length > deep[one.node]
+        branches.add(one.found, one.source, base=one.node, first_row=row if cited else None)
+        row += len(one.found)
+    return calibration.scored(branches)
 
 
 def sound_draft(draft: object, root: int, vocabulary: int) -> Draft | None:
@@ -188,16 +226,15 @@ def sound_draft(draft: object, root: int, vocabulary: int) -> Draft | None:
             and shape[1] <= _MAX_TOP_K
             and rows <= size
         )
-        expanded, top_ids = (
-            _plain(draft.expanded, _INT32, rows),
-            _plain(draft.top_ids, _INT32, *shape),
-        )
+        expanded = _plain(draft.expanded, _INT32, rows)
+        top_ids = _plain(draft.top_ids, _INT32, *shape)
+        top_logprobs = _plain(draft.top_logprobs, _FLOAT32, *shape)
         if not well_formed or not _ascends(expanded, shape[0], size):
             return None
         sources = np.full(size, DRAFT, np.uint8)
         sources[0] = 0
         safe = DraftTree(tokens, parents, _descending(scores, parents), sources)
-        return Draft(safe, expanded, top_ids, draft.top_logprobs)
+        return Draft(safe, expanded, top_ids, top_logprobs)
     except Exception:  # arrays that are no arrays fail in any way they like
         return None
 
