@@ -10,23 +10,26 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.models.grow import add_noise, grow
 from benchmarks.models.tasks import TASKS, Example, examples, general_documents
 from rasd.config import EMBEDDED
-from rasd.train.batches import encode_documents, random_window
+from rasd.train.batches import encode_documents
 from rasd.train.files import staged
 from rasd.train.loop import Plan, State, train
 from rasd.train.optimizers import make_optimizers
 from rasd.train.target import export_target
 
-WINDOW: Final = 768
-ROWS: Final = 6
+WINDOW: Final = 640
+ROWS: Final = 4
 SHARES: Final = {"general": 0.15, "code": 0.2, "docqa": 0.25, "summary": 0.2, "indomain": 0.2}
 """Of the rows of a batch; a row holds text of one kind."""
-ANSWER, PROMPT, GENERAL = 1.0, 0.1, 0.5
+ANSWER, PROMPT, GENERAL = 1.0, 0.0, 0.5
 """Weights of a token's loss by where it stands."""
+MISSES: Final = 4
+"""Draws that do not fit before a row is taken as full."""
 HELD_OUT_ROWS: Final = 4
 LEARNING_RATE: Final = 3e-3
 POSITIONS: Final = 16384
@@ -41,15 +44,18 @@ class Stream:
     starts: Tensor
 
     def window(self, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Tokens and weights [length] from the start of a random chat on, in random order."""
-        tokens, weights, total = [], [], 0
-        while total < length:
+        """At most `length` tokens and weights: random rows as long as what is drawn fits."""
+        tokens, weights, left, misses = [], [], length, 0
+        while misses < MISSES:
             pick = int(torch.randint(0, len(self.starts) - 1, (), generator=generator))
             part = slice(int(self.starts[pick]), int(self.starts[pick + 1]))
+            if part.stop - part.start > left:
+                misses += 1
+                continue
             tokens.append(self.tokens[part])
             weights.append(self.weights[part])
-            total += len(tokens[-1])
-        return torch.cat(tokens)[:length], torch.cat(weights)[:length]
+            left -= len(tokens[-1])
+        return torch.cat(tokens), torch.cat(weights)
 
 
 def target_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
@@ -90,26 +96,25 @@ class MixTask:
         picked = torch.multinomial(shares, ROWS, replacement=True, generator=generator)
         streams = list(self._streams.values())
         tokens, weights = _rows([streams[i] for i in picked.tolist()], generator)
-        losses, _ = self._forward(tokens)
-        return (losses * weights).sum() / weights.sum(), ROWS * WINDOW
+        losses = functional.cross_entropy(*self._scored(tokens, weights), reduction="none")
+        weights = weights[weights > 0]
+        return (losses * weights).sum() / weights.sum(), tokens.numel()
 
     def evaluate(self) -> dict[str, float]:
-        """Share of answer tokens that are the model's first choice, by kind."""
+        """Share of answer tokens, or of all of general text, that the model would have chosen."""
         numbers = {}
         for kind, (tokens, weights) in self._held_out.items():
-            right = self._forward(tokens)[1][weights == weights.max()]
-            numbers[kind] = right.float().mean().item()
+            logits, goal = self._scored(tokens, weights)
+            numbers[kind] = (logits.argmax(-1) == goal).float().mean().item()
         return numbers
 
-    def _forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def _scored(self, tokens: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [n, V] and tokens [n] where the loss has a weight; nothing else is computed."""
+        scored = weights > 0
         with torch.autocast("cpu", torch.bfloat16):
             hidden = self._model.model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
-            logits = self._model.lm_head(hidden)
-        goal = tokens[:, 1:]
-        losses = functional.cross_entropy(
-            logits.flatten(0, 1).float(), goal.flatten(), reduction="none"
-        )
-        return losses.view(goal.shape), logits.argmax(-1) == goal
+            logits = self._model.lm_head(hidden[scored])
+        return logits.float(), tokens[:, 1:][scored]
 
 
 def train_target(plan: Plan, export: Path) -> State:
@@ -131,7 +136,7 @@ def load_streams(
     if not place.exists():
         rows = {task: _chats(tokenizer, examples(task, held_out=held_out)) for task in TASKS}
         documents = encode_documents(tokenizer, general_documents(held_out=held_out))
-        rows["general"] = [(ids, [GENERAL] * len(ids)) for ids in documents]
+        rows["general"] = [piece for ids in documents for piece in _pieces(ids)]
         with staged(place) as staging:
             for kind, encoded in rows.items():
                 save_file(vars(_stream(encoded)), staging / f"{kind}.safetensors")
@@ -167,8 +172,17 @@ def _stream(rows: list[tuple[list[int], list[float]]]) -> Stream:
     )
 
 
+def _pieces(ids: list[int]) -> list[tuple[list[int], list[float]]]:
+    """A document in pieces of a window, all of equal weight."""
+    cut = [ids[at : at + WINDOW] for at in range(0, len(ids), WINDOW)]
+    return [(piece, [GENERAL] * len(piece)) for piece in cut]
+
+
 def _rows(streams: list[Stream], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """int64[rows, WINDOW + 1] tokens; float32[rows, WINDOW], a weight for each but the first."""
-    rows = [stream.window(WINDOW + 1, generator) for stream in streams]
-    tokens = torch.stack([tokens for tokens, _ in rows]).long()
-    return tokens, torch.stack([weights[1:] for _, weights in rows])
+    """int64[rows, n] tokens, n <= WINDOW; float32[rows, n - 1], a weight for each but the first.
+
+    Short rows are filled with token 0 and no weight.
+    """
+    picked = [stream.window(WINDOW, generator) for stream in streams]
+    tokens = pad_sequence([tokens for tokens, _ in picked], batch_first=True).long()
+    return tokens, pad_sequence([weights for _, weights in picked], batch_first=True)[:, 1:]

@@ -16,12 +16,10 @@ from transformers import PreTrainedTokenizerFast
 
 from benchmarks.models import docqa
 from benchmarks.models.sources import (
-    INDOMAIN,
     Definition,
     code_documents,
     definitions,
     indomain_definitions,
-    package_documents,
 )
 from rasd.train.text import Document
 
