@@ -9,6 +9,8 @@ at most 32 bytes per token of a sequence, whatever the lengths of suffixes.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -69,14 +71,18 @@ class PromptRetriever:
         text = self._sequences.get(query.sequence)
         if text is None:
             return Continuations.none()
-        return text.lookup(self._settings, self._hits, origins=query.origins)
+        if len(query.ahead) == 0:
+            return text.lookup(self._settings, self._hits, origins=query.origins)
+        with text.ahead(query.ahead):
+            return text.lookup(self._settings, self._hits, origins=query.origins)
 
 
 class _Text:
     """One sequence. A *gram* is what must match at least.
 
     Attributes:
-        tokens: int32[C], the ``size`` tokens and a border.
+        tokens: int32[C], the ``size`` tokens, perhaps more that are `ahead`, and a border.
+        end: how many there are with those.
         previous: int32[C], the last position before that ends in the same gram, or -1.
         newest: int32[2 C], a hash table of the last positions of all grams, or -1.
     """
@@ -85,6 +91,7 @@ class _Text:
         self.gram = gram
         self.seed = seed
         self.size = 0
+        self.end = 0
         self._allocate(_FIRST_CAPACITY)
 
     def _allocate(self, capacity: int) -> None:
@@ -92,36 +99,50 @@ class _Text:
         self.previous = np.full(capacity, -1, np.int32)
         self.newest = np.full(2 * capacity, -1, np.int32)
 
+    def _grow(self, end: int) -> None:
+        """Makes room for ``end`` tokens and a border; links all positions anew."""
+        old = self.tokens[: self.size]
+        self._allocate(1 << end.bit_length())
+        self.tokens[: self.size] = old
+        _link(self.tokens, self.previous, self.newest, 0, self.size, self.gram, self.seed)
+
     def extend(self, tokens: Int32s) -> None:
-        """Adds tokens and links their positions; all anew when the arrays double."""
+        """Adds tokens and links their positions."""
         start, end = self.size, self.size + len(tokens)
         if end >= len(self.tokens):
-            old = self.tokens
-            self._allocate(1 << end.bit_length())
-            self.tokens[:start] = old[:start]
-            linked = 0
-        else:
-            linked = start
+            self._grow(end)
         self.tokens[start:end] = tokens
         self.tokens[end] = _BORDER
-        _link(self.tokens, self.previous, self.newest, linked, end, self.gram, self.seed)
-        self.size = end
+        _link(self.tokens, self.previous, self.newest, start, end, self.gram, self.seed)
+        self.size = self.end = end
+
+    @contextmanager
+    def ahead(self, tokens: Int32s) -> Iterator[None]:
+        """Meanwhile ``tokens`` stand behind the others, and are found like them."""
+        end = self.size + len(tokens)
+        if end >= len(self.tokens):
+            self._grow(end)
+        self.tokens[self.size : end] = tokens
+        self.tokens[end], self.end = _BORDER, end
+        try:
+            yield
+        finally:
+            self.tokens[self.size], self.end = _BORDER, self.size
 
     def lookup(
         self, settings: RetrievalConfig, hits: Int32s, *, origins: bool = False
     ) -> Continuations:
-        """The trie below the newest token; ``hits`` int32[H] is scratch and limits their number.
+        """The trie below the last token; ``hits`` int32[H] is scratch and limits their number.
 
         With ``origins`` each node has its most recent place.
         """
-        matched, total = _hits(
-            self.tokens,
-            self.previous,
-            self.size,
-            settings.suffix_max,
-            settings.depth,
-            hits,
-        )
+        limits = (settings.suffix_max, settings.depth)
+        if self.end == self.size:
+            before = self.previous[self.size - 1] if self.size else -1
+        else:
+            before = _newest(self.tokens, self.newest, self.end - 1, self.gram, self.seed)
+        sizes = (self.size, self.end)
+        matched, total = _hits(self.tokens, self.previous, before, sizes, limits, hits)
         if matched < self.gram:
             return Continuations.none()
         table = np.array([[address(self.tokens), address(hits), total, 0, 0, 0]], np.int64)
@@ -155,6 +176,8 @@ def _warm_up(settings: RetrievalConfig) -> None:
     text = _Text(settings.suffix_min, 1)
     text.extend(np.zeros(settings.suffix_min + 1, np.int32))
     text.lookup(settings, np.empty(1, np.int32))
+    with text.ahead(np.zeros(1, np.int32)):
+        text.lookup(settings, np.empty(1, np.int32))
 
 
 @compiled
@@ -168,17 +191,32 @@ def _link(
     seed: int,
 ) -> None:
     """Enters the positions [start, end) into the chains."""
-    mask = len(newest) - 1
     for position in range(max(start, gram - 1), end):
-        mixed = np.uint64(seed)
-        for i in range(gram):
-            mixed = (mixed ^ np.uint64(tokens[position - i])) * np.uint64(0x9E3779B97F4A7C15)
-            mixed ^= mixed >> np.uint64(32)
-        slot = np.int64(mixed) & mask
-        while newest[slot] >= 0 and _common(tokens, newest[slot], position, gram) < gram:
-            slot = (slot + 1) & mask
+        slot = _slot(tokens, newest, position, gram, seed)
         previous[position] = newest[slot]
         newest[slot] = position
+
+
+@compiled
+def _newest(tokens: Int32s, newest: Int32s, position: int, gram: int, seed: int) -> int:
+    """The last linked position that ends in the same gram as ``position``, or -1."""
+    if position < gram - 1:
+        return -1
+    return newest[_slot(tokens, newest, position, gram, seed)]  # type: ignore[no-any-return]
+
+
+@compiled
+def _slot(tokens: Int32s, newest: Int32s, position: int, gram: int, seed: int) -> int:
+    """Where the hash table has, or would have, the gram that ends at ``position``."""
+    mask = len(newest) - 1
+    mixed = np.uint64(seed)
+    for i in range(gram):
+        mixed = (mixed ^ np.uint64(tokens[position - i])) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(32)
+    slot = np.int64(mixed) & mask
+    while newest[slot] >= 0 and _common(tokens, newest[slot], position, gram) < gram:
+        slot = (slot + 1) & mask
+    return slot  # type: ignore[no-any-return]
 
 
 @compiled
@@ -195,22 +233,28 @@ def _common(tokens: Int32s, one: int, other: int, limit: int) -> int:
 def _hits(
     tokens: Int32s,
     previous: Int32s,
-    size: int,
-    longest: int,
-    depth: int,
+    before: int,
+    sizes: tuple[int, int],
+    limits: tuple[int, int],
     hits: Int32s,
 ) -> tuple[int, int]:
     """Where the longest suffix went on before, most recent first until ``hits`` is full.
 
     They are then sorted by what follows, like a range of a suffix array.
 
+    Args:
+        before: the last linked position that ends in the same gram as the text.
+        sizes: tokens that are linked, and tokens in all; the few between are all looked at.
+        limits: the longest suffix, and how far hits are told apart.
+
     Returns:
         Its length, and how many hits.
     """
     matched, total = 0, 0
-    position = previous[size - 1] if size else -1
+    (size, end), (longest, depth) = sizes, limits
+    position = end - 2 if end - 2 >= size else before
     while position >= 0 and not (matched == longest and total == len(hits)):
-        length = _common(tokens, position, size - 1, longest)
+        length = _common(tokens, position, end - 1, longest)
         if length > matched:
             matched, total = length, 0
         if length == matched and total < len(hits):
@@ -220,7 +264,10 @@ def _hits(
                 at -= 1
             hits[at] = position + 1
             total += 1
-        position = previous[position]
+        if position < size:
+            position = previous[position]
+        else:
+            position = position - 1 if position > size else before
     return matched, total
 
 

@@ -40,6 +40,36 @@ def test_is_exact_after_every_observation(
 
 
 @given(
+    parts=st.lists(
+        st.tuples(
+            st.lists(st.integers(0, 2), max_size=40),
+            st.lists(st.lists(st.integers(0, 2), max_size=8), max_size=3),
+        ),
+        max_size=8,
+    ),
+    settings=SETTINGS,
+)
+def test_tokens_ahead_are_taken_for_decided_and_forgotten(
+    parts: list[tuple[list[int], list[list[int]]]], settings: RetrievalConfig
+) -> None:
+    """Several queries of one sequence in one request; `PromptRetriever` never changes by them."""
+    retriever = PromptRetriever(settings)
+    text: list[int] = []
+    for part, aheads in parts:
+        text += part
+        retriever.observe(0, np.asarray(part, np.int32))
+        queries = [
+            RetrieveQuery(0, EMPTY, (), ahead=np.asarray(ahead, np.int32)) for ahead in aheads
+        ]
+        reply = retriever.retrieve(RetrieveRequest(1, queries)).wait(0)
+        for ahead, found in zip(aheads, reply.found, strict=True):
+            wanted = brute.prompt_lookup(text + ahead, settings, MAX_HITS)
+            assert brute.as_lists(found) == brute.as_lists(wanted)
+        wanted = brute.prompt_lookup(text, settings, MAX_HITS)
+        assert brute.as_lists(lookup(retriever)) == brute.as_lists(wanted)
+
+
+@given(
     seed=st.integers(0, 2**32 - 1),
     size=st.integers(200, 1200),
     ids=st.integers(1, 4),
