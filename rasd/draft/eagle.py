@@ -17,7 +17,7 @@ import torch
 from rasd.config import DrafterConfig
 from rasd.draft import Need
 from rasd.draft.eagle_head import EagleHead
-from rasd.draft.expand import select
+from rasd.draft.expand import Shape, select
 from rasd.draft.features import FeatureBuffer
 from rasd.draft.progress import Progress
 from rasd.draft.runner import EagleRunner
@@ -63,11 +63,12 @@ class EagleDrafter:
 
     def __init__(self, config: DrafterConfig, head: EagleHead, shared: SharedWeights) -> None:
         self._runner = EagleRunner(config, head, shared)
-        self._cache = self._runner.cache
+        self._rows = self._runner.rows
         self._levels, self._nodes = config.levels, config.nodes
         # Half of the slots for the rows of one sequence leaves the other half for its tree.
         self._limit = config.kv_slots // 2
-        if self._pages(self._limit + self._runner.tree_rows) > self._cache.pool.pages:
+        most = self._limit + self._runner.tree_rows
+        if self._rows.pages_for(most) > self._rows.pool.pages:
             raise ConfigError(
                 f"drafter.kv_slots must hold twice the {self._runner.tree_rows} nodes a tree "
                 f"expands, in whole pages; got {config.kv_slots}"
@@ -141,7 +142,7 @@ class EagleDrafter:
         jobs = self._admit(self._ration(self._jobs(request.queries)))
         try:
             self._catch_up([job for job in jobs if job.rows])
-            self._draft([job for job in jobs if job.progress.caught_up], drafts)
+            self._draft([job for job in jobs if job.progress.caught_up], request.worth, drafts)
         except BaseException:
             for job in jobs:
                 self._forget(job.query.sequence)
@@ -160,7 +161,7 @@ class EagleDrafter:
         Raises:
             RasdError: naming what is wrong.
         """
-        self._cache.check_integrity()
+        self._rows.check_integrity()
         self._features.check_integrity()
         for sequence, progress in self._sequences.items():
             progress.check_integrity(sequence)
@@ -182,7 +183,7 @@ class EagleDrafter:
     def _jobs(self, queries: list[DraftQuery]) -> list[_Job]:
         """Hears every query; returns those whose features are here, their caches open."""
         jobs: dict[int, _Job] = {}
-        pages = self._cache.pool.pages  # more sequences can never be cached
+        pages = self._rows.pool.pages  # more sequences can never be cached
         for index, query in enumerate(queries[:pages]):
             sequence = query.sequence
             if sequence in jobs or not self._valid(query):
@@ -195,7 +196,7 @@ class EagleDrafter:
                 continue
             if progress.newest is None or first != progress.cached:
                 self._empty(sequence)
-                self._cache.open(sequence)
+                self._rows.open(sequence)
             jobs[sequence] = _Job(index, query, progress, first, progress.end - 1 - first)
         while len(self._sequences) > pages:
             self._forget(next(iter(self._sequences)))
@@ -228,22 +229,25 @@ class EagleDrafter:
         for job, newest in zip(jobs, outputs, strict=True):
             job.progress.advance(job.first + job.rows, newest)
 
-    def _draft(self, jobs: list[_Job], drafts: list[Draft | None]) -> None:
+    def _draft(self, jobs: list[_Job], worth: float, drafts: list[Draft | None]) -> None:
         """Fills in the answers of the jobs."""
         if not jobs:
             return
-        nodes = [min(self._nodes, job.query.nodes) for job in jobs]
+        nodes = np.array([min(self._nodes, job.query.nodes) for job in jobs])
+        levels = max(1, min(self._levels, int(nodes.max())))  # n nodes are at most n levels deep
         candidates = self._runner.grow(
             [job.query.sequence for job in jobs],
             [job.progress.output for job in jobs],
-            max(1, min(self._levels, max(nodes))),  # n nodes are at most n levels deep
+            nodes,
+            Shape(levels, self._runner.top_k, worth),
         )
-        for row, job in enumerate(jobs):
-            if np.isnan(candidates.scores[row]).any():
-                self._forget(job.query.sequence)  # the head overflowed: its rows are spoilt
+        spoilt = set(candidates.owners[np.isnan(candidates.scores).any(1)].tolist())
+        for place, job in enumerate(jobs):
+            if place in spoilt:
+                self._forget(job.query.sequence)  # the head overflowed: its rows are worthless
                 continue
             root = int(job.query.tokens[-1])
-            drafts[job.index] = select(candidates, row, root, nodes[row])
+            drafts[job.index] = select(candidates, place, root, int(nodes[place]))
 
     # --- memory -------------------------------------------------------------------------------
 
@@ -255,21 +259,18 @@ class EagleDrafter:
     def _missing_pages(self, jobs: list[_Job]) -> int:
         needed = 0
         for job in jobs:
-            cached = self._cache.length(job.query.sequence)
+            cached = self._rows.length(job.query.sequence)
             rows = cached + job.rows + self._runner.tree_rows
-            needed += self._pages(rows) - self._pages(cached)
-        return needed - self._cache.pool.available
-
-    def _pages(self, rows: int) -> int:
-        return -(-rows // self._cache.pool.page_size)
+            needed += self._rows.pages_for(rows) - self._rows.pages_for(cached)
+        return needed - self._rows.pool.available
 
     def _empty(self, sequence: int) -> None:
         """Drops a sequence's rows; its text stays, so that it can start cold."""
-        self._cache.close(sequence)
+        self._rows.close(sequence)
         self._sequences[sequence].newest = None
 
     def _forget(self, sequence: int) -> None:
-        self._cache.close(sequence)
+        self._rows.close(sequence)
         self._features.drop(sequence)
         self._sequences.pop(sequence, None)
 

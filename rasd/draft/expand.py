@@ -1,114 +1,178 @@
 """The tree of EAGLE-2 (arXiv 2406.16858): expand the best nodes, keep the best of all.
 
-Pure functions; knows neither the head nor its cache. Shapes: B sequences, C candidates, k beams,
-K known tokens per distribution, H the width of a feature.
+Pure functions; knows neither the head nor its cache. Shapes: B sequences, R expanded nodes ("rows")
+of all sequences, k candidates below each, K known tokens per distribution. Candidate c stands below
+row c // k.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from rasd.tree import DRAFT, Draft, DraftTree, Float32s, Int32s
+from rasd.draft import kernels
+from rasd.tree import DRAFT, Bools, Draft, DraftTree, Float32s
 
-Distribution = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Features [..., H] to the most probable tokens, best first: ids and log-probabilities [..., K]."""
+Int64s = NDArray[np.int64]
 
-Step = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""One forward of k nodes per sequence: tokens [B, k], their parents' features [B, k, H] and the
-parents as indices of all nodes stepped before, -1 for the root, [B, k]; to features [B, k, H]."""
+
+@dataclass(frozen=True, slots=True)
+class Top:
+    """The most probable tokens after R nodes, best first.
+
+    Attributes:
+        ids: int64[R, K]; logprobs: float32[R, K].
+    """
+
+    ids: Int64s
+    logprobs: Float32s
+
+
+@dataclass(frozen=True, slots=True)
+class Beam:
+    """The nodes of one level that are expanded, by sequence, then best first.
+
+    Attributes:
+        owners: int64[R], ascending; the sequence of each.
+        tokens: int64[R].
+        scores: float32[R]; log-probability of the path.
+        above: int64[R]; the parent, as a row of the level before.
+        candidates: int64[R]; which candidate each is, -1 for a root.
+    """
+
+    owners: Int64s
+    tokens: Int64s
+    scores: Float32s
+    above: Int64s
+    candidates: Int64s
+
+    def __len__(self) -> int:
+        return len(self.owners)
+
+    def __getitem__(self, chosen: Bools) -> Beam:
+        return Beam(
+            self.owners[chosen],
+            self.tokens[chosen],
+            self.scores[chosen],
+            self.above[chosen],
+            self.candidates[chosen],
+        )
+
+    @classmethod
+    def roots(cls, count: int) -> Beam:
+        """Where every tree begins."""
+        none = np.full(count, -1, np.int64)
+        return cls(np.arange(count), none, np.zeros(count, np.float32), none, none)
+
+
+Step = Callable[[Beam], Top]
+"""One forward of a level's nodes; in the first level their parents are the B roots."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Every node that was scored, level by level, for B sequences; on the CPU.
+    """Every node that was scored, level by level, and what it was scored from.
 
     Attributes:
-        tokens: int64[B, C].
-        scores: float32[B, C]; log-probability of the path, never above the parent's.
-        parents: int64[B, C]; candidate above, -1 for the root.
-        expanded: int64[B, E]; candidates whose distribution is known; the root, -1, first.
-        top_ids: int64[B, E, K]; top_logprobs: float32[B, E, K].
+        owners: int64[R]; above: int64[R], the candidate each row expands, -1 for a root.
+        tokens: int64[R, k]; scores: float32[R, k], log-probability of the path, never above the
+            parent's.
+        top: the distribution after every row.
     """
 
-    tokens: NDArray[np.int64]
+    owners: Int64s
+    above: Int64s
+    tokens: Int64s
     scores: Float32s
-    parents: NDArray[np.int64]
-    expanded: NDArray[np.int64]
-    top_ids: NDArray[np.int64]
-    top_logprobs: Float32s
+    top: Top
 
 
-def expand(
-    features: Tensor, distribution: Distribution, step: Step, *, levels: int, top_k: int
-) -> Candidates:
-    """Grows trees of ``levels`` levels below B roots, ``top_k`` nodes expanded per level.
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How trees grow: at most ``levels`` deep, at most ``top_k`` nodes expanded per level.
+
+    ``worth`` is what one more level must bring, in expected tokens over all trees.
+    """
+
+    levels: int
+    top_k: int
+    worth: float = 0.0
+
+
+def expand(roots: Top, step: Step, shape: Shape, nodes: Int64s) -> Candidates:
+    """Grows B trees; ``step`` is called at most ``shape.levels - 1`` times.
 
     Args:
-        features: [B, H], the head's output at each root.
-        levels: at least 1; ``step`` is called levels - 1 times.
-        top_k: at most K.
+        roots: what follows each root, K at least ``top_k``.
+        nodes: int64[B]; how many nodes `select` will keep of each. Nodes that cannot be among
+            them are not expanded, which leaves the trees as they are.
     """
-    root = torch.full((len(features), 1), -1, device=features.device)
-    ids, logprobs = distribution(features)
-    tokens, scores, above = ids[:, :top_k], logprobs[:, :top_k], root.expand(-1, top_k)
-    grown = [(tokens, scores, above, root, ids[:, None], logprobs[:, None])]
-    features = features[:, None].expand(-1, top_k, -1)
-    # The beam: candidates, with the nodes above them as step counts those, and their features.
-    beam = torch.arange(top_k, device=features.device).expand(len(features), -1)
-    for level in range(levels - 1):
-        features = step(tokens, features, above)
-        ids, logprobs = distribution(features)
-        below = ids[..., :top_k].flatten(1)
-        totals = (scores[..., None] + logprobs[..., :top_k]).flatten(1)
-        grown.append((below, totals, beam.repeat_interleave(top_k, 1), beam, ids, logprobs))
-        # Sorted, not topk: among equals the earlier candidate goes first, always.
-        best = totals.sort(dim=1, descending=True, stable=True).indices[:, :top_k]
-        tokens, scores = below.gather(1, best), totals.gather(1, best)
-        owner = best // top_k
-        above = owner + level * top_k
-        beam = best + (1 + level * top_k) * top_k
-        features = features.gather(1, owner[..., None].expand_as(features))
-    return Candidates(*(torch.cat(part, dim=1).cpu().numpy() for part in zip(*grown, strict=True)))
+    top, beam, width = roots, Beam.roots(len(nodes)), shape.top_k
+    best = np.full((len(nodes), max(int(nodes.max()), 1)), -np.inf, np.float32)
+    grown: list[tuple[Beam, Int64s, Float32s, Top]] = []
+    rows = 0
+    for level in range(shape.levels):
+        if level:
+            top = step(beam)
+        tokens = np.ascontiguousarray(top.ids[:, :width])
+        totals = beam.scores[:, None] + top.logprobs[:, :width]
+        grown.append((beam, tokens, totals, top))
+        picked = kernels.promising(totals, beam.owners, width, best, nodes)
+        above = picked // width
+        beam = Beam(
+            beam.owners[above],
+            tokens.reshape(-1)[picked],
+            totals.reshape(-1)[picked],
+            above,
+            picked + rows * width,
+        )
+        rows += len(totals)
+        beam = worthwhile(beam, shape, len(nodes))
+        if len(beam) == 0:
+            break
+    return _together(grown)
 
 
-def select(candidates: Candidates, row: int, root: int, nodes: int) -> Draft:
+def worthwhile(beam: Beam, shape: Shape, sequences: int) -> Beam:
+    """The nodes worth expanding; none if together they bring less than a level must."""
+    return beam
+
+
+def select(candidates: Candidates, sequence: int, root: int, nodes: int) -> Draft:
     """The ``nodes`` best candidates of one sequence as a tree below ``root``.
 
     Prefix-closed and in topological order without further work: a child never scores above its
     parent and comes later, and ties keep the earlier.
     """
-    scores = candidates.scores[row]
-    kept = np.sort(np.argsort(-scores, kind="stable")[:nodes])
-    index = np.full(len(scores) + 1, -1, np.int32)  # the last entry serves the root, -1
-    index[kept] = np.arange(1, len(kept) + 1, dtype=np.int32)
-    index[-1] = 0
-    tree = DraftTree(
-        _after(root, candidates.tokens[row, kept]),
-        _after(-1, index[candidates.parents[row, kept]]),
-        # In float64, where exp keeps the order of float32 arguments; then rounded.
-        np.exp(np.append(0.0, scores[kept]).astype(np.float64)).astype(np.float32),
-        np.append(np.uint8(0), np.full(len(kept), DRAFT, np.uint8)),
+    rows = np.flatnonzero(candidates.owners == sequence)
+    tokens, parents, logprobs, expanded, expanding = kernels.select(
+        rows, candidates.scores, candidates.above, candidates.tokens, nodes
     )
-    expanded = index[candidates.expanded[row]]
-    known = np.flatnonzero(expanded >= 0)
-    known = known[np.argsort(expanded[known])]
+    tokens[0] = root
+    sources = np.full(len(tokens), DRAFT, np.uint8)
+    sources[0] = 0
+    # In float64, where exp keeps the order of float32 arguments; then rounded.
+    scores = np.exp(logprobs.astype(np.float64)).astype(np.float32)
     return Draft(
-        tree,
-        expanded[known],
-        candidates.top_ids[row, known].astype(np.int32),
-        candidates.top_logprobs[row, known],
+        DraftTree(tokens, parents, scores, sources),
+        expanded,
+        candidates.top.ids[expanding].astype(np.int32),
+        candidates.top.logprobs[expanding],
     )
 
 
-def _after(first: int, rest: NDArray[Any]) -> Int32s:
-    out = np.empty(len(rest) + 1, np.int32)
-    out[0] = first
-    out[1:] = rest
-    return out
+def _together(grown: list[tuple[Beam, Int64s, Float32s, Top]]) -> Candidates:
+    beams, tokens, scores, tops = zip(*grown, strict=True)
+    return Candidates(
+        np.concatenate([beam.owners for beam in beams]),
+        np.concatenate([beam.candidates for beam in beams]),
+        np.concatenate(tokens),
+        np.concatenate(scores),
+        Top(
+            np.concatenate([top.ids for top in tops]),
+            np.concatenate([top.logprobs for top in tops]),
+        ),
+    )

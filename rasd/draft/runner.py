@@ -6,20 +6,23 @@ Owns the head and its KV cache; knows nothing of queries, positions and features
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import embedding, linear
 
 from rasd.config import DrafterConfig
+from rasd.draft import kernels
 from rasd.draft.eagle_head import EagleHead
-from rasd.draft.expand import Candidates, expand
-from rasd.draft.progress import Int64s
+from rasd.draft.expand import Beam, Candidates, Shape, Top, expand
+from rasd.draft.packed import PackedHead, Span
+from rasd.draft.rows import Int64s, Rows, consecutive
 from rasd.draft.weights import SharedWeights
 from rasd.errors import ModelError
-from rasd.kv import ATTENTION, PLAN_ARGUMENT, Append, LayerSpec, PagedCache
+from rasd.tree import Bools
 
 CATCH_UP_ROWS: Final = 256
 """Most rows of one catch-up forward: bounds its attention mask, which is rows x context."""
@@ -42,8 +45,10 @@ class EagleRunner:
         shared: the target's; used as it is where device and dtype agree.
 
     Attributes:
-        cache: the sequences' rows; callers open and close sequences and see to free pages.
-        tree_rows: most uncommitted rows of one sequence.
+        rows: the sequences' keys and values; callers open and close sequences and see to free
+            pages.
+        top_k: nodes expanded per level.
+        tree_rows: most rows of one sequence's tree.
         catch_up_rows: rows that one request should `extend` by at most, over all sequences.
 
     Raises:
@@ -63,16 +68,15 @@ class EagleRunner:
             head.fc.weight.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
         )
         self._device = torch.device(config.device)
-        self._head = head.to(self._device, self.dtype).eval()
-        self._head.config._attn_implementation = ATTENTION
-        self._shared = shared.to(self._device, self.dtype)
-        self._top_k = min(config.top_k, self.vocabulary)
+        head = head.to(self._device, self.dtype).eval()
+        self._head = PackedHead(head, shared.to(self._device, self.dtype))
+        self.top_k = min(config.top_k, self.vocabulary)
         self._known = min(max(config.top_k, KNOWN_TOKENS), self.vocabulary)
-        self.tree_rows = (config.levels - 1) * self._top_k
+        self.tree_rows = (config.levels - 1) * self.top_k
         self.catch_up_rows = CATCH_UP_ROWS * CATCH_UP_FORWARDS.get(self._device.type, 4)
-        self.cache = PagedCache(
-            [_layer_spec(head)], config.kv_slots, config.page_size, self.dtype, self._device
-        )
+        size = (self._head.kv_heads, self._head.dim)
+        self.rows = Rows(*size, config.kv_slots, config.page_size, self.dtype, self._device)
+        kernels.warm_up()
 
     def extend(
         self, sequences: list[int], tokens: list[Int64s], features: list[Tensor]
@@ -89,62 +93,144 @@ class EagleRunner:
         Raises:
             KVExhausted: pages ran out; some rows are cached.
         """
-        flat = [torch.from_numpy(t) for t in tokens]
         outputs: dict[int, Tensor] = {}
         for chunk in _chunks([len(t) for t in tokens], CATCH_UP_ROWS):
             sizes = {sequences[i]: part.stop - part.start for i, part in chunk}
-            out = self._forward(
-                [Append(s, np.arange(-1, n - 1, dtype=np.int32)) for s, n in sizes.items()],
-                torch.cat([flat[i][part] for i, part in chunk]),
-                torch.cat([features[i][part] for i, part in chunk]),
+            out = self._append(
+                sizes,
+                np.concatenate([tokens[i][part] for i, part in chunk]),
+                torch.cat([features[i][part] for i, part in chunk]).to(self._device),
             )
-            self.cache.commit_all({s: range(n) for s, n in sizes.items()})
+            for sequence, rows in sizes.items():
+                self.rows.keep(sequence, rows)
             last = out[np.cumsum([*sizes.values()]) - 1]
             outputs.update(zip(sizes, last, strict=True))
         return [outputs[sequence] for sequence in sequences]
 
-    def grow(self, sequences: list[int], features: list[Tensor], levels: int) -> Candidates:
-        """Scores the trees of ``levels`` levels behind each sequence; leaves no rows.
+    def grow(
+        self, sequences: list[int], features: list[Tensor], nodes: Int64s, shape: Shape
+    ) -> Candidates:
+        """Scores trees behind each sequence; leaves no rows. See `rasd.draft.expand.expand`.
 
         Args:
             features: [H] each, the output at the sequence's last row.
 
         Raises:
-            KVExhausted: pages ran out; uncommitted rows are left.
+            KVExhausted: pages ran out; room for trees is left with some sequences.
         """
+        trees = _Trees(self.rows, sequences, (shape.levels - 1) * shape.top_k)
+        outputs = torch.stack(features)
 
-        def step(tokens: Tensor, above: Tensor, parents: Tensor) -> Tensor:
-            appended = parents.int().cpu().numpy()
-            appends = [Append(s, p) for s, p in zip(sequences, appended, strict=True)]
-            return self._forward(appends, tokens.flatten(), above.flatten(0, 1)).view(above.shape)
+        def step(beam: Beam) -> Top:
+            nonlocal outputs
+            spans, slots, positions = trees.place(beam)
+            outputs = self._forward(
+                beam.tokens, outputs[self._tensor(beam.above)], positions, slots, spans
+            )
+            return self._top(outputs)
 
-        candidates = expand(
-            torch.stack(features), self._distribution, step, levels=levels, top_k=self._top_k
-        )
-        self.cache.commit_all(dict.fromkeys(sequences, ()))
+        candidates = expand(self._top(outputs), step, shape, nodes)
+        for sequence in sequences:
+            self.rows.keep(sequence, 0)
         return candidates
 
-    def _forward(self, appends: list[Append], tokens: Tensor, features: Tensor) -> Tensor:
-        """One forward of packed rows: tokens [T], features [T, H], to features [T, H]."""
-        plan = self.cache.plan(appends)
-        out: Tensor = self._head(
-            embedding(tokens.to(self._device), self._shared.embedding)[None],
-            features.to(self._device)[None],
-            plan.position_ids,
-            past_key_values=self.cache,
-            **{PLAN_ARGUMENT: plan},
+    def _append(self, sizes: dict[int, int], tokens: Int64s, features: Tensor) -> Tensor:
+        """One forward of rows behind each sequence, which sees itself and what is before it."""
+        spans: list[_Placed] = []
+        slots: list[Int64s] = []
+        positions: list[Int64s] = []
+        start = 0
+        for sequence, rows in sizes.items():
+            context = self.rows.reserve(sequence, rows)
+            before = ~np.tri(rows, dtype=np.bool_) if rows > 1 else None
+            spans.append(_Placed(start, start + rows, context, before))
+            slots.append(context[-rows:])
+            positions.append(np.arange(len(context) - rows, len(context)))
+            start += rows
+        return self._forward(
+            tokens, features, np.concatenate(positions), np.concatenate(slots), spans
         )
-        return out[0]
 
-    def _distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        logits = linear(features, self._shared.head)
+    def _forward(
+        self,
+        tokens: Int64s,
+        features: Tensor,
+        positions: Int64s,
+        slots: Int64s,
+        spans: list[_Placed],
+    ) -> Tensor:
+        """One forward of packed rows: tokens [T], features [T, H], to features [T, H]."""
+        return self._head.forward(
+            self._tensor(tokens),
+            features,
+            self._tensor(positions),
+            self.rows.states,
+            consecutive(slots) or self._tensor(slots),
+            [self._span(placed) for placed in spans],
+        )
+
+    def _span(self, placed: _Placed) -> Span:
+        context, hidden = placed.context, placed.hidden
+        return Span(
+            placed.start,
+            placed.stop,
+            consecutive(context) or self._tensor(context),
+            len(context),
+            None if hidden is None else self._tensor(hidden),
+        )
+
+    def _top(self, features: Tensor) -> Top:
+        logits = self._head.logits(features)
         top = logits.log_softmax(-1, dtype=torch.float32).topk(self._known)
-        return top.indices, top.values
+        return Top(top.indices.cpu().numpy(), top.values.cpu().numpy())
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self._device)
 
 
-def _layer_spec(head: EagleHead) -> LayerSpec:
-    config = head.config
-    return LayerSpec("full", config.num_key_value_heads, config.head_dim, config.head_dim)
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A `Span` whose arrays are numpy's."""
+
+    start: int
+    stop: int
+    context: Int64s
+    hidden: Bools | None
+
+
+class _Trees:
+    """Where the nodes of growing trees stand, and what they see: themselves and those above.
+
+    Args:
+        rows: makes room for ``most`` nodes behind each of the sequences.
+    """
+
+    def __init__(self, rows: Rows, sequences: list[int], most: int) -> None:
+        self._contexts = [rows.reserve(sequence, most) for sequence in sequences]
+        self._lengths = np.array([len(context) - most for context in self._contexts])
+        self._placed = np.zeros(len(sequences), np.int64)  # nodes of each so far
+        self._seen = np.zeros((len(sequences), most), np.bool_)  # per row of the last level
+        self._depth = 0
+
+    def place(self, beam: Beam) -> tuple[list[_Placed], Int64s, Int64s]:
+        """The nodes of one level: their spans, int64[R] slots and int64[R] positions."""
+        owners, rows = beam.owners, np.arange(len(beam))
+        starts = np.searchsorted(owners, np.arange(len(self._contexts) + 1))
+        index = self._placed[owners] + rows - starts[owners]
+        self._seen = self._seen[beam.above]
+        self._seen[rows, index] = True
+        self._placed += np.diff(starts)
+        spans: list[_Placed] = []
+        slots: list[Int64s] = []
+        for owner in np.unique(owners).tolist():
+            start, stop = int(starts[owner]), int(starts[owner + 1])
+            nodes, length = int(self._placed[owner]), int(self._lengths[owner])
+            context = self._contexts[owner][: length + nodes]
+            hidden = ~self._seen[start:stop, :nodes]
+            spans.append(_Placed(start, stop, context, hidden if hidden.any() else None))
+            slots.append(context[length + nodes - (stop - start) :])
+        self._depth += 1
+        return spans, np.concatenate(slots), self._lengths[owners] + self._depth - 1
 
 
 def _chunks(lengths: list[int], room: int) -> Iterator[list[tuple[int, slice]]]:

@@ -125,11 +125,11 @@ def test_long_prompts_enter_in_bounded_forwards(monkeypatch: pytest.MonkeyPatch)
     drafter = world.drafter()
     monkeypatch.setattr(runner, "CATCH_UP_ROWS", 7)
     sizes: list[int] = []
-    plan = drafter._cache.plan
+    forward = drafter._runner._forward
     monkeypatch.setattr(
-        drafter._cache,
-        "plan",
-        lambda items: sizes.append(sum(len(i.parents) for i in items)) or plan(items),
+        drafter._runner,
+        "_forward",
+        lambda tokens, *rest: sizes.append(len(tokens)) or forward(tokens, *rest),
     )
     texts = [world.text(i, 40) for i in range(3)]
     stops = [4, 24, 12]
@@ -138,7 +138,9 @@ def test_long_prompts_enter_in_bounded_forwards(monkeypatch: pytest.MonkeyPatch)
     queries = [t.query(0, stop) for t, stop in zip(texts, stops, strict=True)]
     for text, stop, draft in zip(texts, stops, propose(drafter, *queries), strict=True):
         assert_same(draft, twin(world, text, stop))
-    assert sizes == [7, 7, 7, 7, 7, 2, 9, 9, 9]
+    assert sizes[:6] == [7, 7, 7, 7, 7, 2]
+    assert sizes[6] == 9
+    assert 1 <= max(sizes[7:]) <= 9  # what cannot be kept is not expanded
 
 
 def test_a_very_long_prompt_enters_over_several_requests() -> None:

@@ -88,10 +88,8 @@ def test_failed_forward_leaves_the_books_right(monkeypatch: pytest.MonkeyPatch) 
         text.put(drafter, 0, 12)
         propose(drafter, text.query(0, 10))
     calls = iter([True, True, False])
-    distribution = drafter._runner._distribution
-    monkeypatch.setattr(
-        drafter._runner, "_distribution", lambda f: distribution(f) if next(calls) else 1 / 0
-    )
+    top = drafter._runner._top
+    monkeypatch.setattr(drafter._runner, "_top", lambda f: top(f) if next(calls) else 1 / 0)
     with pytest.raises(ZeroDivisionError):
         propose(drafter, texts[0].query(10, 13))
     drafter.check_integrity()

@@ -31,7 +31,7 @@ def test_waiting_tokens_are_bounded() -> None:
     assert len(drafter._sequences[0].tokens) == 32
     for sequence in range(1, 100):
         assert propose(drafter, world.text(sequence, 3).query(0, 3)) == [None]
-    assert len(drafter._sequences) == drafter._cache.pool.pages
+    assert len(drafter._sequences) == drafter._rows.pool.pages
 
 
 def test_a_sequence_that_outgrows_the_cache_starts_cold() -> None:
@@ -42,7 +42,7 @@ def test_a_sequence_that_outgrows_the_cache_starts_cold() -> None:
     text.put(drafter, 0, 9)
     propose(drafter, text.query(0, 10))
     for stop in range(12, 90, 2):
-        before = cached(drafter, text) if 0 in drafter._cache._sequences else 0
+        before = cached(drafter, text) if 0 in drafter._rows else 0
         text.put(drafter, stop - 3, stop - 1)
         draft = propose(drafter, text.query(stop - 2, stop))[0]
         if draft is None:
@@ -61,7 +61,7 @@ def test_idle_sequences_make_room_the_longest_idle_first() -> None:
     for i in (0, 1, 2, 0, 3, 4):
         texts[i].put(drafter, 0, 15)
         assert propose(drafter, texts[i].query(0, 16))[0] is not None
-    assert [i for i in range(5) if i in drafter._cache._sequences] == [0, 3, 4]
+    assert [i for i in range(5) if i in drafter._rows] == [0, 3, 4]
     for text, start in ((texts[0], 0), (texts[2], 15)):
         text.put(drafter, 15, 17)
         assert_same(

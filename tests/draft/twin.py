@@ -182,10 +182,10 @@ def assert_same(draft: Draft | None, expected: dict[tuple[int, ...], float]) -> 
 
 
 def cached(drafter: EagleDrafter, text: Text) -> int:
-    return drafter._cache.length(text.sequence)
+    return drafter._rows.length(text.sequence)
 
 
 def assert_empty(drafter: EagleDrafter) -> None:
-    assert drafter._cache.pool.available == drafter._cache.pool.pages
+    assert drafter._rows.pool.available == drafter._rows.pool.pages
     assert drafter._features.held == 0
     assert not drafter._sequences
