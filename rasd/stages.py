@@ -152,12 +152,17 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReply:
-    """Answers in the order of the request's work, and where the time went."""
+    """Answers in the order of the request's work, and where the time went.
+
+    ``asked`` tokens were admitted, of which ``restored`` were in the cache already.
+    """
 
     step: int
     results: list[Verified]
     forward_s: float
     walk_s: float
+    asked: int = 0
+    restored: int = 0
 
 
 class Target(Protocol):

@@ -103,10 +103,13 @@ class _Held:
     text: list[int]
     slots: int = 0
     output: int = 0
+    found: int = 0  # slots it had at its admission, until its first work
 
 
 class FakeTarget:
     """Draws from the language. Every violation of the contract is noted, then raised.
+
+    With ``prefixes`` it has the keys and values of every text it ever ran for a tenant.
 
     Attributes:
         fault: steps at which ``verify`` raises StageUnavailable.
@@ -114,8 +117,13 @@ class FakeTarget:
         largest: most nodes of any work.
     """
 
-    def __init__(self, info: TargetInfo = INFO, *, first_fault: int | None = None) -> None:
+    def __init__(
+        self, info: TargetInfo = INFO, *, first_fault: int | None = None, prefixes: bool = True
+    ) -> None:
         self._info = info
+        self._prefixes = prefixes
+        self._past: list[_Held] = []
+        self.asked = self.restored = 0
         self._fault = first_fault
         self._step = -1
         self._seen: set[int] = set()
@@ -139,7 +147,9 @@ class FakeTarget:
         self._demand(request.step > self._step, f"step {request.step} after {self._step}")
         self._step = request.step
         for handle in request.release:
-            self.held.pop(handle, None)
+            if handle in self.held:
+                self._past.append(self.held.pop(handle))
+        counted = self.asked, self.restored
         for admission in request.admit:
             self._admit(admission)
         self._count_pages(request.work)
@@ -148,19 +158,36 @@ class FakeTarget:
         )
         results = [self._run(work) for work in request.work]
         self.forwards += 1
-        return Ready(VerifyReply(request.step, results, 0.0, 0.0))
+        asked, restored = self.asked - counted[0], self.restored - counted[1]
+        return Ready(VerifyReply(request.step, results, 0.0, 0.0, asked, restored))
 
     def _admit(self, admission: Admission) -> None:
         self._demand(admission.sequence not in self._seen, "a sequence number came again")
         self._demand(admission.params.seed is not None, "no seed")
         self._seen.add(admission.sequence)
         text = [*admission.prompt.tolist(), *admission.output.tolist()]
-        self.held[admission.sequence] = _Held(admission, text, output=len(admission.output))
+        found = self._found(admission.tenant, text) if self._prefixes else 0
+        self.held[admission.sequence] = _Held(admission, text, 0, len(admission.output), found)
+        self.asked += len(text)
+        self.restored += found
+
+    def _found(self, tenant: str, text: list[int]) -> int:
+        """Slots of full pages that some text of the tenant shares, the last token left out."""
+        longest = 0
+        for other in (*self._past, *self.held.values()):
+            if other.admission.tenant == tenant:
+                known = other.text[: other.slots]
+                pairs = zip(known, text[:-1], strict=False)
+                shared = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+                shared = min(len(known), len(text) - 1) if shared is None else shared
+                longest = max(longest, shared)
+        return longest - longest % self._info.page_size
 
     def _count_pages(self, works: list[Work]) -> None:
         new = {work.sequence: len(work.tokens) for work in works}
         size = self._info.page_size
-        pages = sum(-(-(s.slots + new.get(h, 0)) // size) for h, s in self.held.items())
+        rows = (max(s.slots + new.get(h, 0), s.found) for h, s in self.held.items())
+        pages = sum(-(-count // size) for count in rows)
         limit = self._info.kv_slots // size
         self._demand(pages <= limit, f"{pages} pages of {limit}")
         if self.real_pages is not None and pages > self.real_pages:
@@ -174,8 +201,12 @@ class FakeTarget:
         if self.faulty(held.admission):
             return Verified(work.sequence, empty, empty, error="the fake fails this one")
         held.slots += work.decided
+        found, held.found = held.found, 0
         if not work.draw:
-            return Verified(work.sequence, empty, empty)
+            if found <= held.slots:
+                return Verified(work.sequence, empty, empty)
+            held.slots = found
+            return Verified(work.sequence, empty, empty, slots=found)
         path, tokens = self._walk(work, held)
         held.slots += len(path)
         held.text += tokens

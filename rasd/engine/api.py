@@ -125,12 +125,18 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """The engine's load now; ``waiting`` sequences are admitted but hold no slots."""
+    """The engine's load now; ``waiting`` sequences are admitted but hold no slots.
+
+    Of all tokens that entered the target since the engine started, ``prefix_queries``, so many
+    were in its cache already: ``prefix_hits``.
+    """
 
     running: int
     waiting: int
     kv_slots_used: int
     kv_slots: int
+    prefix_queries: int = 0
+    prefix_hits: int = 0
 
 
 class EngineClient(Protocol):

@@ -23,6 +23,7 @@ from rasd.engine.verdict import (
     check_reply,
     check_request,
     check_result,
+    cost_of,
     count,
     until_end,
     work_of,
@@ -80,6 +81,7 @@ class Engine:
         )
         self._features = features
         self._step = 0
+        self._prefix = np.zeros(2, np.int64)  # tokens admitted, and those that were there
         self._sequences: dict[int, Sequence] = {}
         self._released: list[int] = []  # handles the target may forget
         self._outbox: list[Output] = []
@@ -163,8 +165,8 @@ class Engine:
         if self._down:
             raise StageUnavailable("the target failed and was not replaced")
         with self.timings.measure("step"):
-            trees = self._proposer.trees(self._scheduler.running)
-            plan = self._scheduler.plan(trees)
+            load = self._scheduler.load()
+            plan = self._scheduler.plan(self._proposer.trees(self._step, load))
             for handle, sequence in plan.set_back:
                 self._retire(handle, sequence)
             for sequence in plan.admitted:
@@ -189,7 +191,7 @@ class Engine:
         if not (request.release or request.admit or request.work):
             return None
         self._down = True  # until it has answered
-        with self.timings.measure("verify"):
+        with self.timings.measure("verify") as since_s:
             try:
                 reply = self._target.verify(request).wait(self._config.verify_deadline_s)
                 check_reply(request, reply)
@@ -201,6 +203,8 @@ class Engine:
             except Exception as error:  # a stage may fail in any way
                 raise StageUnavailable(f"the target failed: {error!r}") from error
         self._answered()
+        self._prefix += (reply.asked, reply.restored)
+        self._proposer.budget.verified(*cost_of(plan, reply), since_s)
         self.timings.add("forward", reply.forward_s)
         self.timings.add("walk", reply.walk_s)
         return reply
@@ -239,10 +243,11 @@ class Engine:
         if result.error:
             return self._finish(sequence, "error", error=result.error)
         check_result(planned, result, self._info.vocabulary)
-        self._scheduler.commit(planned, len(result.path))
+        self._scheduler.commit(planned, len(result.path), result.slots)
         if not planned.draw:
             return None
         tokens, finish = until_end(sequence, result.tokens.tolist(), self._eos)
+        self._proposer.learn(sequence, tokens)
         sources = count(sequence, planned.tree, result, len(tokens))
         origin = self._proposer.origin(sequence.handle, planned.tree, result.path[: len(tokens)])
         sequence.tokens += tokens
@@ -250,7 +255,6 @@ class Engine:
         if finish is not None:
             output = self._finish(sequence, finish)
             return replace(output, tokens=tokens, sources=sources, logprobs=logprobs, origin=origin)
-        self._proposer.extend(sequence, np.asarray(tokens, np.int32))
         statistics = sequence.statistics.copy()
         return Output(sequence.number, tokens, sources, statistics, logprobs, origin=origin)
 
@@ -276,9 +280,8 @@ class Engine:
     def gauges(self) -> Gauges:
         """The load now."""
         scheduler = self._scheduler
-        return Gauges(
-            len(scheduler.running), len(scheduler.waiting), scheduler.slots_used, scheduler.slots
-        )
+        sequences = len(scheduler.running), len(scheduler.waiting)
+        return Gauges(*sequences, scheduler.slots_used, scheduler.slots, *self._prefix.tolist())
 
     def check_integrity(self) -> None:
         """Checks that every list agrees with the others; between steps only.

@@ -1,8 +1,9 @@
 """Who runs in a step, and with how many nodes. Mirrors the target's pages; asks nobody.
 
 A sequence holds ``ceil((slots + nodes appended in this step) / page_size)`` pages, and no page
-serves two. Sequences run in the order they arrived; when pages run out, trees are cut first,
-then the youngest sequences wait again.
+serves two. In the step of its admission it counts with all its tokens: the target may have them.
+Sequences run in the order they arrived; when pages run out, trees are cut first, then the
+youngest sequences wait again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rasd.config import EngineConfig
+from rasd.engine.budget import Load
 from rasd.engine.sequence import Sequence
 from rasd.errors import InvalidRequest, RasdError
 from rasd.stages import TargetInfo
@@ -101,8 +103,17 @@ class Scheduler:
             self.waiting.appendleft(sequence)
         self.running.clear()
 
+    def load(self) -> Load:
+        """What the next step will run beside trees, about."""
+        decoding = sum(sequence.decoding for sequence in self.running)
+        lacking = sum(len(s.tokens) - s.slots for s in self.running if not s.decoding)
+        if len(self.running) < self._config.max_sequences:
+            lacking += sum(len(sequence.tokens) for sequence in self.waiting)
+        rows = decoding + min(lacking, self._config.chunk_tokens)
+        return Load(rows, decoding, sum(sequence.slots for sequence in self.running))
+
     def plan(self, trees: Mapping[int, DraftTree]) -> StepPlan:
-        """Decides one step; ``trees`` by handle, for every decoding sequence.
+        """Decides one step; ``trees`` by handle. Decoding sequences without one decode plainly.
 
         Moves sequences between the lists; their slots change only in `commit`.
         """
@@ -111,13 +122,19 @@ class Scheduler:
         chunks = self._chunks(self.running, self._config.chunk_tokens)
         self._admit(plan, self._config.chunk_tokens - sum(chunks.values()))
         chunks = self._chunks(self.running, self._config.chunk_tokens)
-        spare = self._pages - sum(self._pages_for(self._rows(s, chunks)) for s in self.running)
+        old = self.running[: len(self.running) - len(plan.admitted)]
+        spare = self._pages - sum(self._pages_for(self._rows(s, chunks)) for s in old)
+        spare -= sum(self._pages_for(len(s.tokens)) for s in plan.admitted)
         for sequence in self.running:
             if sequence.decoding:
                 base = sequence.slots + 1
                 room = self._pages_for(base) * self._info.page_size - base
                 room += spare * self._info.page_size
-                tree = cut(trees[sequence.handle], max(room, 0))
+                tree = trees.get(sequence.handle)
+                if tree is None or room < 1:
+                    plan.work.append(Planned(sequence, True, chunk=1))
+                    continue
+                tree = cut(tree, room)
                 spare -= self._pages_for(base + len(tree) - 1) - self._pages_for(base)
                 plan.work.append(Planned(sequence, True, tree))
             elif sequence.handle in chunks:
@@ -126,11 +143,16 @@ class Scheduler:
                 plan.work.append(Planned(sequence, draw, chunk=chunk))
         return plan
 
-    def commit(self, planned: Planned, accepted: int) -> None:
-        """The target kept the decided tokens and ``accepted`` nodes of a tree."""
+    def commit(self, planned: Planned, accepted: int, slots: int = -1) -> None:
+        """The target kept the decided tokens and ``accepted`` nodes of a tree.
+
+        Args:
+            slots: how many tokens it holds, if more than it was brought; else -1.
+        """
         sequence = planned.sequence
         sequence.decoding = planned.draw
         sequence.slots += accepted + (planned.chunk if planned.tree is None else 1)
+        sequence.slots = max(sequence.slots, slots)
 
     def check_integrity(self) -> None:
         """Checks that pages and lists agree.

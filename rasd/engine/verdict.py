@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rasd.engine.api import FinishReason, Request
-from rasd.engine.scheduler import Planned
+from rasd.engine.scheduler import Planned, StepPlan
 from rasd.engine.sequence import Sequence
 from rasd.errors import InvalidRequest, RasdError, StageUnavailable
 from rasd.stages import Admission, Verified, VerifyReply, VerifyRequest, Work
@@ -64,6 +64,12 @@ def work_of(planned: Planned) -> Work:
     return Work(sequence.handle, tokens, parents, len(tokens), planned.draw)
 
 
+def cost_of(plan: StepPlan, reply: VerifyReply) -> tuple[int, int]:
+    """Rows that were run, and slots they attended to; -1 where the target skipped some rows."""
+    rows = sum(w.chunk if w.tree is None else len(w.tree) for w in plan.work)
+    return rows, -1 if reply.restored else sum(planned.sequence.slots for planned in plan.work)
+
+
 def until_end(
     sequence: Sequence, tokens: list[int], eos: frozenset[int]
 ) -> tuple[list[int], FinishReason | None]:
@@ -92,6 +98,8 @@ def check_result(planned: Planned, result: Verified, vocabulary: int) -> None:
         raise RasdError(f"the target answered for sequence {result.sequence}")
     if len(tokens) != (len(path) + 1 if planned.draw else 0):
         raise RasdError(f"the target gave {len(tokens)} tokens for {len(path)} accepted nodes")
+    if result.slots != -1 and not _is_slots(planned, result.slots):
+        raise RasdError(f"the target says it holds {result.slots} tokens")
     if not all(0 <= token < vocabulary for token in tokens):
         raise RasdError(f"the target gave tokens {tokens} out of {vocabulary}")
     node = 0
@@ -102,6 +110,12 @@ def check_result(planned: Planned, result: Verified, vocabulary: int) -> None:
         if tree.tokens[child] != token:
             raise RasdError(f"the target accepted node {child} as token {token}")
         node = child
+
+
+def _is_slots(planned: Planned, slots: int) -> bool:
+    """Whether more than a first chunk can be there: not a token that draws, nor the last one."""
+    sequence = planned.sequence
+    return sequence.slots == 0 and not planned.draw and planned.chunk < slots < len(sequence.tokens)
 
 
 def count(sequence: Sequence, tree: DraftTree | None, result: Verified, kept: int) -> list[int]:

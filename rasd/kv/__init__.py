@@ -4,9 +4,20 @@ Shared by target and drafter. Knows torch and the cache and attention interfaces
 knows nothing of sampling.
 """
 
-from rasd.kv.attention import ATTENTION, PLAN_ARGUMENT
-from rasd.kv.cache import LayerSpec, PagedCache
+from rasd.kv.attention import ATTENTION, PLAN_ARGUMENT, attend
+from rasd.kv.cache import PagedCache
 from rasd.kv.pages import PagePool
 from rasd.kv.plan import Append, Plan
+from rasd.kv.prefix import Prefixes
+from rasd.kv.stores import LayerSpec
 
-__all__ = ["ATTENTION", "PLAN_ARGUMENT", "Append", "LayerSpec", "PagePool", "PagedCache", "Plan"]
+__all__ = [
+    "ATTENTION",
+    "PLAN_ARGUMENT",
+    "Append",
+    "LayerSpec",
+    "PagePool",
+    "PagedCache",
+    "Plan",
+    "attend",
+]

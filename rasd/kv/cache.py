@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,24 +11,11 @@ from torch import Tensor
 from transformers import Cache
 
 from rasd.errors import InvalidRequest, KVExhausted, RasdError, UnsupportedModel
-from rasd.kv.pages import PagePool
+from rasd.kv.pages import PagePool, runs
 from rasd.kv.plan import Append, Plan
 from rasd.kv.sequence import SequenceState
+from rasd.kv.stores import LayerSpec, Stores
 from rasd.kv.view import Int64s, Item, place
-
-
-@dataclass(frozen=True, slots=True)
-class LayerSpec:
-    """What one layer stores per token.
-
-    ``window`` is the number of newest positions a sliding layer sees, its own included.
-    """
-
-    kind: Literal["full", "sliding", "latent"]
-    kv_heads: int
-    key_dim: int
-    value_dim: int
-    window: int | None = None
 
 
 class PagedCache(Cache):  # type: ignore[misc]
@@ -66,36 +52,11 @@ class PagedCache(Cache):  # type: ignore[misc]
         self._dtype, self._device = dtype, torch.device(device)
         self._sequences: dict[int, SequenceState] = {}
         self._plan: Plan | None = None
-        self._stores: list[Tensor] = []
-        self._views: list[tuple[Tensor, Tensor]] = []
-        self._allocate()
+        self._stores = Stores(self.specs, self.pool.pages * page_size, dtype, self._device)
+        self._views = self._stores.views
 
     def __len__(self) -> int:
         return len(self.specs)
-
-    def _allocate(self) -> None:
-        """One tensor [n, heads, slots, dim] per shape, so that a commit moves all its layers.
-
-        Slots lie next to each other within a head: a context is read as one stream.
-        """
-        shapes: dict[tuple[int, int], int] = {}
-        rows: list[list[tuple[tuple[int, int], int]]] = []
-        for spec in self.specs:
-            rows.append([])
-            for shape in ((spec.kv_heads, spec.key_dim), (spec.kv_heads, spec.value_dim)):
-                rows[-1].append((shape, shapes.get(shape, 0)))
-                shapes[shape] = shapes.get(shape, 0) + 1
-        slots = self.pool.pages * self.pool.page_size
-        stores = {
-            (heads, dim): torch.zeros(
-                (count, heads, slots, dim), dtype=self._dtype, device=self._device
-            )
-            for (heads, dim), count in shapes.items()
-        }
-        self._stores = list(stores.values())
-        for (key_shape, key_row), (value_shape, value_row) in rows:
-            key, value = stores[key_shape][key_row], stores[value_shape][value_row]
-            self._views.append((key[None], value[None]))
 
     # --- sequences --------------------------------------------------------------------------
 
@@ -114,7 +75,40 @@ class PagedCache(Cache):  # type: ignore[misc]
         state = self._sequences.pop(sequence, None)
         if state is not None:
             self._plan = None
-            self.pool.free(state.pages)
+            self.pool.free(reversed(state.pages))  # so that a beginning outlives what followed
+
+    def adopt(self, sequence: int, sources: Sequence[int], home: range) -> list[int]:
+        """An empty sequence begins with the content of full pages, copied if they lie elsewhere.
+
+        Args:
+            sources: pages in order, free or not, at most as many as are free.
+            home: where it should lie, a free range that may hold pages of ``sources``; empty
+                if anywhere.
+
+        Returns:
+            its pages.
+        """
+        state = self._state(sequence)
+        state.home = home
+        state.pages = self.pool.allocate(len(sources), state.last_page)
+        state.slots = self._slots_of(state.pages)
+        state.length = len(state.slots)
+        self._plan = None
+        moved = [(s, p) for s, p in zip(sources, state.pages, strict=True) if s != p]
+        if moved:
+            self._stores.copy(
+                self._stretches(source for source, _ in moved),
+                self._stretches(target for _, target in moved),
+            )
+        return state.pages
+
+    def pages(self, sequence: int) -> Sequence[int]:
+        """Its pages, in order.
+
+        Raises:
+            InvalidRequest: the sequence is unknown.
+        """
+        return self._state(sequence).pages
 
     def length(self, sequence: int) -> int:
         """Committed slots.
@@ -198,7 +192,7 @@ class PagedCache(Cache):  # type: ignore[misc]
             )
         for state, count in zip(states, needed, strict=True):
             if count:
-                pages = self.pool.allocate(count, state.pages[-1] if state.pages else None)
+                pages = self.pool.allocate(count, state.last_page)
                 state.pages += pages
                 state.slots = np.concatenate([state.slots, self._slots_of(pages)])
 
@@ -209,6 +203,10 @@ class PagedCache(Cache):  # type: ignore[misc]
         size = self.pool.page_size
         first = np.asarray(pages, np.int64)[:, None] * size
         return (first + np.arange(size)).reshape(-1)
+
+    def _stretches(self, pages: Iterable[int]) -> list[slice]:
+        size = self.pool.page_size
+        return [slice(run.start * size, run.stop * size) for run in runs(pages)]
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -268,7 +266,7 @@ class PagedCache(Cache):  # type: ignore[misc]
             state.settle(len(chain))
             self._give_back(state)
         self._plan = None
-        self._move(np.concatenate(sources), np.concatenate(targets))
+        self._stores.move(np.concatenate(sources), np.concatenate(targets))
 
     def _give_back(self, state: SequenceState) -> None:
         """Frees the pages behind the committed slots."""
@@ -276,11 +274,3 @@ class PagedCache(Cache):  # type: ignore[misc]
         self.pool.free(state.pages[pages:])
         del state.pages[pages:]
         state.slots = state.slots[: pages * self.pool.page_size]
-
-    def _move(self, sources: Int64s, targets: Int64s) -> None:
-        if len(sources) == 0:
-            return
-        source = torch.from_numpy(sources).to(self._device)
-        target = torch.from_numpy(targets).to(self._device)
-        for store in self._stores:
-            store.index_copy_(2, target, store.index_select(2, source))

@@ -16,6 +16,7 @@ class SequenceState:
     """Committed rows, then uncommitted nodes. Owned and modified by the cache.
 
     Attributes:
+        home: pages it begins in if they are free, and goes on in; empty if it has no wish.
         pages: its pages in order; slots: int64, where every row they hold lies.
         length: committed rows.
         parents, depths: of the uncommitted nodes; those that hang from the committed rows have
@@ -23,12 +24,20 @@ class SequenceState:
         ancestors: bit sets over the uncommitted nodes, a node's own bit included.
     """
 
+    home: range = range(0)
     pages: list[int] = field(default_factory=list)
     slots: Int64s = field(default_factory=lambda: np.zeros(0, np.int64))
     length: int = 0
     parents: list[int] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
     ancestors: list[int] = field(default_factory=list)
+
+    @property
+    def last_page(self) -> int | None:
+        """The page that the next one should follow; None if it does not matter."""
+        if self.pages:
+            return self.pages[-1]
+        return self.home.start - 1 if self.home else None
 
     def grow(self, parents: Sequence[int]) -> None:
         """Appends nodes; their rows are there already."""

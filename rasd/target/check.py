@@ -1,4 +1,4 @@
-"""Whether a `Work` can be run, before anything is touched."""
+"""Whether a `Work` can be run, before anything is touched, and what of it must be."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rasd.stages import TargetInfo, Work
-from rasd.tree import depths
+from rasd.tree import Int32s, depths
 
 
 def fault_of(work: Work, length: int, info: TargetInfo) -> str:
@@ -28,6 +28,30 @@ def fault_of(work: Work, length: int, info: TargetInfo) -> str:
     if reach > info.max_positions:
         return f"the model has {info.max_positions} positions; this step needs {reach}"
     return ""
+
+
+def fault_of_held(work: Work, held: Int32s) -> str:
+    """Why a sequence's first work cannot go on from what the cache holds; empty if it can.
+
+    Args:
+        held: tokens of its beginning that are in the cache before anything was run.
+    """
+    known = min(len(held), work.decided)
+    if (work.tokens[:known] != held[:known]).any():
+        return "the first work does not begin as the sequence was admitted"
+    if work.draw and known == work.decided:
+        return f"a token is drawn behind {work.decided}; the sequence was admitted with more"
+    return ""
+
+
+def lacking(work: Work, held: int) -> Work | None:
+    """What is left of a work when its first ``held`` nodes are in the cache; None if nothing."""
+    if held == 0:
+        return work
+    if held >= work.decided:
+        return None
+    parents = np.maximum(work.parents[held:] - held, -1)
+    return Work(work.sequence, work.tokens[held:], parents, work.decided - held, work.draw)
 
 
 def _is_tree(work: Work) -> bool:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rasd.config import TargetConfig
-from rasd.kv import PagedCache
+from rasd.kv import PagedCache, Prefixes
 from rasd.sampling import Draws
 from rasd.stages import (
     Admission,
@@ -25,22 +25,33 @@ from rasd.stages import (
     VerifyRequest,
     Work,
 )
-from rasd.target.check import fault_of, fault_of_bias
+from rasd.target.check import fault_of, fault_of_bias, fault_of_held, lacking
 from rasd.target.load import LoadedModel, load_model
 from rasd.target.ranks import Ranks
 from rasd.target.runner import Outputs, Runner
+from rasd.tree import Int32s
 from rasd.verify import Walk, walk
 
 _log = logging.getLogger(__name__)
 
+# Output that a sequence is given room for in a row. Most end earlier; what goes on beyond may
+# still find the next pages free.
+_ROOM = 512
+
 
 @dataclass(slots=True)
 class _Sequence:
-    """An admitted sequence. ``fault`` is why it cannot run at all."""
+    """An admitted sequence.
+
+    Attributes:
+        fault: why it cannot run at all.
+        held: tokens whose keys and values were there at its admission, until its first work.
+    """
 
     draws: Draws
     features: bool
     fault: str
+    held: Int32s = field(default_factory=lambda: np.zeros(0, np.int32))
 
 
 class LocalTarget:
@@ -57,6 +68,7 @@ class LocalTarget:
         self.cache = PagedCache(
             proven.specs, config.kv_slots, config.page_size, proven.dtype, loaded.device
         )
+        self._prefixes = Prefixes(self.cache) if config.prefix_cache else None
         self._runner = Runner(loaded.model, self.cache, loaded.device)
         self._ranks = Ranks(loaded.device, config.tensor_parallel)
         self._sink = features if self._ranks.first else None
@@ -101,10 +113,11 @@ class LocalTarget:
         if torch.get_num_threads() != self._threads:  # a drafter may share the process
             torch.set_num_threads(self._threads)
         self._release(request.release)
-        for admission in request.admit:
-            self._admit(admission)
+        restored = sum(self._admit(admission) for admission in request.admit)
+        asked = sum(len(a.prompt) + len(a.output) for a in request.admit)
         faults = self._faults(request.work)
-        works = [work for work, fault in zip(request.work, faults, strict=True) if not fault]
+        left = [None if f else self._left(w) for w, f in zip(request.work, faults, strict=True)]
+        works = [work for work in left if work is not None]
         began = time.perf_counter()
         try:
             outputs = self._runner.forward(works) if works else None
@@ -116,11 +129,15 @@ class LocalTarget:
         forwarded = time.perf_counter()
         walks = iter(self._settle(works, outputs) if outputs else [])
         results = [
-            _failed(work, fault) if fault else _result(work, next(walks))
-            for work, fault in zip(request.work, faults, strict=True)
+            _failed(work, fault) if fault else self._result(work, next(walks) if rest else None)
+            for work, rest, fault in zip(request.work, left, faults, strict=True)
         ]
         walked = time.perf_counter()
-        return Ready(VerifyReply(request.step, results, forwarded - began, walked - forwarded))
+        return Ready(
+            VerifyReply(
+                request.step, results, forwarded - began, walked - forwarded, asked, restored
+            )
+        )
 
     # --- sequences --------------------------------------------------------------------------
 
@@ -128,21 +145,40 @@ class LocalTarget:
         for sequence in sequences:
             self.cache.close(sequence)
             self._sequences.pop(sequence, None)
+            if self._prefixes is not None:
+                self._prefixes.end(sequence)
 
-    def _admit(self, admission: Admission) -> None:
-        """A sequence that cannot run says so at its first work: admissions have no answer."""
+    def _admit(self, admission: Admission) -> int:
+        """A sequence that cannot run says so at its first work: admissions have no answer.
+
+        Returns:
+            tokens whose keys and values are there.
+        """
         fault = fault_of_bias(list(admission.params.logit_bias), self._info.vocabulary)
-        if admission.sequence in self._sequences:
-            fault = f"sequence {admission.sequence} was admitted twice"
-        else:
-            self.cache.open(admission.sequence)
+        known = self._sequences.get(admission.sequence)
+        if known is not None:
+            known.fault = f"sequence {admission.sequence} was admitted twice"
+            return 0
+        self.cache.open(admission.sequence)
         draws = Draws(
             admission.params,
             prompt=admission.prompt,
             output=admission.output,
             choice=admission.choice,
         )
-        self._sequences[admission.sequence] = _Sequence(draws, admission.features, fault)
+        held = self._restore(admission)
+        self._sequences[admission.sequence] = _Sequence(draws, admission.features, fault, held)
+        return len(held)
+
+    def _restore(self, admission: Admission) -> Int32s:
+        """The beginning of its text whose keys and values are there, and in its slots now."""
+        text = np.concatenate([admission.prompt, admission.output])
+        if self._prefixes is None:
+            return text[:0]
+        left = admission.params.max_tokens - len(admission.output)
+        room = len(text) + max(min(left, _ROOM), 0)
+        rows = self._prefixes.begin(admission.sequence, admission.tenant, text, room)
+        return text[:rows]
 
     def _faults(self, works: Sequence[Work]) -> list[str]:
         """Why each work cannot run; empty where it can."""
@@ -155,10 +191,15 @@ class LocalTarget:
             elif work.sequence in seen:
                 faults.append(f"sequence {work.sequence} has two works in one step")
             else:
-                length = self.cache.length(work.sequence)
-                faults.append(state.fault or fault_of(work, length, self._info))
+                length = self.cache.length(work.sequence) - len(state.held)
+                fault = state.fault or fault_of(work, length, self._info)
+                faults.append(fault or fault_of_held(work, state.held))
             seen.add(work.sequence)
         return faults
+
+    def _left(self, work: Work) -> Work | None:
+        """What has to be run of a work without fault; None if nothing."""
+        return lacking(work, len(self._sequences[work.sequence].held))
 
     # --- after the forward ------------------------------------------------------------------
 
@@ -176,7 +217,26 @@ class LocalTarget:
         if self._sink is not None:
             self._send(self._sink, works, kept, outputs)
         self.cache.commit_all(kept)
+        if self._prefixes is not None:
+            for work in works:
+                self._prefixes.extend(work.sequence, work.tokens[kept[work.sequence]])
         return walks
+
+    def _result(self, work: Work, outcome: Walk | str | None) -> Verified:
+        """The answer to a work, of which nothing was run if there is no ``outcome``."""
+        state = self._sequences[work.sequence]
+        held, state.held = len(state.held), state.held[:0]
+        if outcome is None:
+            slots = held if held > work.decided else -1
+            return replace(_nothing(work), slots=slots)
+        if isinstance(outcome, str):
+            return _failed(work, outcome)
+        return Verified(
+            work.sequence,
+            held + np.asarray(outcome.path, np.int32),
+            np.asarray(outcome.tokens, np.int32),
+            outcome.logprobs,
+        )
 
     def _walk(self, work: Work, logits: Tensor) -> Walk | str:
         if not work.draw:
@@ -221,17 +281,10 @@ def _agree(ranks: Ranks, works: Sequence[Work], walks: list[Walk | str]) -> list
     ]
 
 
-def _result(work: Work, outcome: Walk | str) -> Verified:
-    if isinstance(outcome, str):
-        return _failed(work, outcome)
-    return Verified(
-        work.sequence,
-        np.asarray(outcome.path, np.int32),
-        np.asarray(outcome.tokens, np.int32),
-        outcome.logprobs,
-    )
-
-
 def _failed(work: Work, fault: str) -> Verified:
+    return replace(_nothing(work), error=fault)
+
+
+def _nothing(work: Work) -> Verified:
     empty = np.zeros(0, np.int32)
-    return Verified(work.sequence, empty, empty, error=fault)
+    return Verified(work.sequence, empty, empty)

@@ -101,6 +101,8 @@ class Run:
             self.text += result.tokens.tolist()
         else:
             assert len(result.tokens) == 0
+            assert result.slots == -1 or self.entered < result.slots < len(self.prompt)
+            self.entered = max(self.entered, result.slots)
 
 
 def drive(target: Target, runs: list[Run], seed: int, params: SamplingParams = GREEDY) -> int:
