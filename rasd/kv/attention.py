@@ -66,11 +66,18 @@ def tree_attention(  # noqa: PLR0913 (the signature is transformers')
     if attention_mask is not None or dropout or not _HARMLESS.issuperset(arguments):
         _refuse(module, attention_mask, dropout, arguments)
     view = rasd_plan.attend(sliding_window, query.shape[1] // key.shape[1])
-    return _attend(query, key, value, view, scaling), None
+    return attend(query, key, value, view, scaling), None
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, view: View, scaling: float | None) -> Tensor:
-    """[1, T, query heads, dim]"""
+def attend(query: Tensor, key: Tensor, value: Tensor, view: View, scaling: float | None) -> Tensor:
+    """Every row of a step sees what the view says.
+
+    Args:
+        query: [1, query heads, T, dim]; key, value: [1, key heads, slots, dim].
+
+    Returns:
+        [1, T, query heads, dim]
+    """
     outputs = [_attend_part(query, key, value, part, scaling) for part in view.parts]
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     if view.order is not None:

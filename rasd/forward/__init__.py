@@ -1,0 +1,12 @@
+"""A decoder of our own for Llama-shaped models, made of a loaded transformers model's weights.
+
+Fewer and larger products than transformers' modules, weights laid out for the machine, keys and
+values read and written in place. `Layer` serves drafters as well; nothing here knows of sampling.
+"""
+
+from rasd.forward.decoder import Decoder
+from rasd.forward.layer import Layer, Step
+from rasd.forward.linear import Linear
+from rasd.forward.rope import Rope
+
+__all__ = ["Decoder", "Layer", "Linear", "Rope", "Step"]

@@ -1,0 +1,138 @@
+"""One decoder layer of Llama's shape, over packed rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rasd.errors import UnsupportedModel
+from rasd.forward.linear import Linear, local
+from rasd.forward.rope import turn
+from rasd.kv import PagedCache, Plan, attend
+
+_KNOWN: Final = frozenset(
+    f"{name}.{kind}"
+    for name in (
+        *(f"self_attn.{part}" for part in ("q_proj", "k_proj", "v_proj", "o_proj")),
+        *(f"self_attn.{part}" for part in ("q_norm", "k_norm")),
+        *(f"mlp.{part}" for part in ("gate_proj", "up_proj", "down_proj")),
+        *("input_layernorm", "post_attention_layernorm"),
+    )
+    for kind in ("weight", "bias")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What all layers of one forward share.
+
+    Attributes:
+        cache, plan: where keys and values go, and who sees what.
+        cos, sin: [T, 1, dim], from `Rope.at`.
+    """
+
+    cache: PagedCache
+    plan: Plan
+    cos: Tensor
+    sin: Tensor
+
+
+class Norm:
+    """Root mean square norm with a gain; the identity where the module is one."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._gain: Tensor | None = None
+        self._eps = 0.0
+        if not isinstance(module, nn.Identity):
+            self._gain = local(module.weight)
+            self._eps = float(module.variance_epsilon)  # type: ignore[arg-type]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The last dimension normed."""
+        if self._gain is None:
+            return x
+        return functional.rms_norm(x, self._gain.shape, self._gain, self._eps)
+
+
+class Layer:
+    """A layer with its queries, keys and values in one product, its gate and input in another.
+
+    Under tensor parallelism it holds this rank's heads and units, and sums what the ranks made.
+
+    Args:
+        module: a decoder layer of a Llama, Mistral, Qwen2 or Qwen3 model; not kept.
+        number: which layer of the cache it is.
+        ranks: how many processes share its sums.
+
+    Raises:
+        UnsupportedModel: it has other parameters or another activation; by name.
+    """
+
+    def __init__(self, module: Any, number: int, ranks: int = 1) -> None:
+        unknown = sorted(name for name, _ in module.named_parameters() if name not in _KNOWN)
+        if unknown:
+            raise UnsupportedModel(f"layer {number} has parameters of its own: {unknown}")
+        if getattr(module.self_attn.config, "hidden_act", None) != "silu":
+            raise UnsupportedModel(f"activation {module.self_attn.config.hidden_act}")
+        attention, mlp = module.self_attn, module.mlp
+        self._number, self._ranks = number, ranks
+        self._dim: int = attention.head_dim
+        self._scale: float = attention.scaling
+        self._in_norm, self._mlp_norm = (
+            Norm(module.input_layernorm),
+            Norm(module.post_attention_layernorm),
+        )
+        self._qkv = Linear.of(attention.q_proj, attention.k_proj, attention.v_proj)
+        self._out = Linear.of(attention.o_proj)
+        self._gate_up = Linear.of(mlp.gate_proj, mlp.up_proj)
+        self._down = Linear.of(mlp.down_proj)
+        self._heads = local(attention.q_proj.weight).shape[0] // self._dim
+        self._kv_heads = local(attention.k_proj.weight).shape[0] // self._dim
+        self._head_norm = _HeadNorm(attention, self._heads, self._kv_heads)
+
+    def __call__(self, hidden: Tensor, step: Step) -> Tensor:
+        """[T, H] to [T, H]; stores keys and values of the T rows."""
+        hidden = hidden + self._sum(self._out(self._attend(self._in_norm(hidden), step)))
+        gate, up = self._gate_up(self._mlp_norm(hidden)).chunk(2, -1)
+        return hidden + self._sum(self._down(functional.silu(gate).mul_(up)))
+
+    def _attend(self, x: Tensor, step: Step) -> Tensor:
+        """[T, heads * dim], what each row's heads saw."""
+        states = self._qkv(x).view(len(x), -1, self._dim)
+        turned = self._heads + self._kv_heads
+        queries_keys = self._head_norm(states[:, :turned])
+        queries_keys = turn(queries_keys, step.cos, step.sin).transpose(0, 1)[None]
+        keys, values = step.cache.update(
+            queries_keys[:, self._heads :], states[:, turned:].transpose(0, 1)[None], self._number
+        )
+        view = step.plan.attend(None, self._heads // self._kv_heads)
+        queries = queries_keys[:, : self._heads]
+        return attend(queries, keys, values, view, self._scale).reshape(len(x), -1)
+
+    def _sum(self, part: Tensor) -> Tensor:
+        if self._ranks > 1:
+            torch.distributed.all_reduce(part)
+        return part
+
+
+class _HeadNorm:
+    """Qwen3's norms of every query and key head; the identity for models without them."""
+
+    def __init__(self, attention: Any, heads: int, kv_heads: int) -> None:
+        self._gain: Tensor | None = None
+        self._eps = 0.0
+        if hasattr(attention, "q_norm"):
+            gains = [local(attention.q_norm.weight)] * heads
+            gains += [local(attention.k_norm.weight)] * kv_heads
+            self._gain = torch.stack(gains)
+            self._eps = float(attention.q_norm.variance_epsilon)
+
+    def __call__(self, heads: Tensor) -> Tensor:
+        """[T, heads, dim]"""
+        if self._gain is None:
+            return heads
+        return functional.rms_norm(heads, self._gain.shape[1:], None, self._eps) * self._gain
