@@ -27,11 +27,16 @@ PROBES: Final = frozenset({"/health", "/ready"})
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A key's name, the corpora it may read (None is all), and whether it may change them."""
+    """A key's name, the corpora it may read (None is all), and whether it may change them.
+
+    ``tenant`` is whose requests these are: what is cached and learned of them serves nobody
+    else. Keys of one name are one tenant; "" is everybody who needs no key.
+    """
 
     name: str
     corpora: frozenset[str] | None = None
     manage: bool = False
+    tenant: str = ""
 
     def may_read(self, corpus: str) -> bool:
         """Whether the key's configuration allows the corpus, be it there or not."""
@@ -137,6 +142,7 @@ class Keyring:
                     key.name,
                     None if key.corpora is None else frozenset(key.corpora),
                     key.manage,
+                    tenant=key.name,
                 ),
             )
             for key in keys

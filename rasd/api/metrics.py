@@ -5,10 +5,19 @@ Every service has its own registry: replicas in one process, or tests, do not mi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from rasd.engine.api import Gauges, Statistics
 from rasd.tree import SOURCES
@@ -52,6 +61,12 @@ class Metrics:
             lambda: gauges().waiting + queued(),
         )
         self._gauge("kv_cache_usage_perc", "1 is full", lambda: _usage(gauges()))
+        self._total("prefix_cache_queries", "Admitted tokens", lambda: gauges().prefix_queries)
+        self._total(
+            "prefix_cache_hits",
+            "Admitted tokens whose keys and values were there",
+            lambda: gauges().prefix_hits,
+        )
 
     def admitted(self, prompt_tokens: int, waited_s: float) -> None:
         """A request left the queue."""
@@ -111,9 +126,25 @@ class Metrics:
         )
         return histogram.labels(self._model)
 
+    def _total(self, name: str, text: str, read: Callable[[], float]) -> None:
+        self.registry.register(_Total(f"rasd:{name}", text, self._model, read))
+
     def _gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         gauge = Gauge(f"rasd:{name}", text, ["model_name"], registry=self.registry)
         gauge.labels(self._model).set_function(read)
+
+
+class _Total(Collector):
+    """A counter that the engine keeps; it begins again with another engine."""
+
+    def __init__(self, name: str, text: str, model: str, read: Callable[[], float]) -> None:
+        self._name, self._text, self._model, self._read = name, text, model, read
+
+    def collect(self) -> Iterator[Metric]:
+        """The count now."""
+        family = CounterMetricFamily(self._name, self._text, labels=["model_name"])
+        family.add_metric([self._model], self._read())
+        yield family
 
 
 def _usage(gauges: Gauges) -> float:

@@ -45,6 +45,7 @@ class Job:
     prompts: list[Int32s]
     params: list[SamplingParams]
     arrived: float
+    tenant: str = ""
 
     @property
     def choices(self) -> int:
@@ -191,7 +192,8 @@ class TextService:
             _seeded(self.intake.clip(resolved, len(ids), lower=ask.clip, param=named))
             for ids in prompts
         ]
-        return Job(request_id or secrets.token_hex(16), prompts, params, arrived)
+        request_id = request_id or secrets.token_hex(16)
+        return Job(request_id, prompts, params, arrived, caller.tenant)
 
     async def run(self, job: Job) -> AsyncGenerator[Piece, None]:
         """Waits for slots, then yields pieces until every choice has its ``finish``.
@@ -235,7 +237,7 @@ class TextService:
             self.resolve,
         )
         requests = [
-            Request(next(self._sequences), prompt, params, choice)
+            Request(next(self._sequences), prompt, params, choice, tenant=job.tenant)
             for prompt, params in zip(job.prompts, job.params, strict=True)
             for choice in range(params.n)
         ]

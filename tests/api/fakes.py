@@ -88,7 +88,7 @@ class FakeEngine:
 
     def gauges(self) -> Gauges:
         running = len(self.started) - len(self.ended) - len(self.cancelled)
-        return Gauges(running, 0, 16 * running, 64)
+        return Gauges(running, 0, 16 * running, 64, 10 * len(self.started), len(self.started))
 
 
 def _grown(old: Statistics, tokens: int) -> Statistics:

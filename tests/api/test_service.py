@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rasd.api.auth import LOCAL
 from rasd.api.intake import Intake
 from rasd.api.protocol import Ask
+from rasd.config import ApiKey
 from rasd.errors import InvalidRequest, Overloaded, Unavailable, UnsupportedParameter
 from rasd.params import SamplingParams
 from rasd.stages import TargetInfo
@@ -139,6 +140,9 @@ async def test_metrics_add_up() -> None:
     assert found["rasd:request_queue_time_seconds_count"] == 4
     assert found["rasd:num_requests_running"] == found["rasd:num_requests_waiting"] == 0
     assert found["rasd:kv_cache_usage_perc"] == 0
+    started = len(site.engine.started)
+    assert found["rasd:prefix_cache_queries_total"] == 10 * started
+    assert found["rasd:prefix_cache_hits_total"] == started
 
 
 async def test_gauges_show_the_load() -> None:
@@ -174,3 +178,19 @@ async def test_prompts_of_one_request_draw_their_own_seeds() -> None:
     assert len({params.seed for params in job.params}) == 3
     job = await site.service.prepare(Ask([[5], [5]], SamplingParams(seed=7)), LOCAL)
     assert {params.seed for params in job.params} == {7}
+
+
+async def test_requests_belong_to_the_tenant_of_their_key() -> None:
+    keys = [ApiKey(name=name, sha256=ApiKey.digest(name)) for name in ("anna", "ben")]
+    site = make_site(api_keys=keys)
+    async with site.client() as client:
+        for name in ("anna", "ben", "anna"):
+            answer = await client.post(
+                "/v1/completions",
+                json={"model": MODEL, "prompt": "hi", "n": 2},
+                headers={"Authorization": f"Bearer {name}"},
+            )
+            assert answer.status_code == 200
+    await site.service.generate("hi")
+    tenants = [request.tenant for request in site.engine.started]
+    assert tenants == ["anna", "anna", "ben", "ben", "anna", "anna", ""]
