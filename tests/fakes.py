@@ -411,7 +411,7 @@ class FakeRetriever:
         found = []
         for query in request.queries:
             tail = query.tail.tolist()
-            known = self.texts.get(query.sequence, [])
+            known = [*self.texts.get(query.sequence, []), *query.ahead.tolist()]
             if self.how != "raising" and (not tail or known[-len(tail) :] != tail):
                 self.violations.append(f"tail {tail} of a text that ends in {known[-5:]}")
             self.corpora |= set(query.corpora)

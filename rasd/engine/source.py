@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from rasd.engine.breaker import Breaker
 from rasd.engine.timings import Timings
 from rasd.errors import StageTimeout
-from rasd.stages import Pending
+from rasd.stages import Pending, Ready
 
 logger = logging.getLogger(__name__)
 Reply = TypeVar("Reply")
@@ -59,6 +59,16 @@ class Source(Generic[Reply]):
             except Exception as error:  # a stage may fail in any way
                 self.miss(error)
         return self.asked is not None
+
+    @property
+    def awaited(self) -> bool:
+        """Whether there is a question without an answer."""
+        return self.asked is not None or self.late is not None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the answer is here: the stage is local."""
+        return self.asked is not None and isinstance(self.asked.pending, Ready)
 
     def answer(self) -> tuple[Asked[Reply], Reply] | None:
         """Waits for what was asked last, until its deadline; what is late becomes ``late``."""

@@ -41,6 +41,9 @@ class House:
     """An engine with all its stages, and everything they said."""
 
     nodes: int = 8
+    budget: str = "fixed"
+    scores: str = "static"
+    combine: str = "fuse"
     kv_slots: int = 1024
     page_size: int = 4
     max_sequences: int = 8
@@ -61,7 +64,7 @@ class House:
             self.targets[0],
             EngineSettings(
                 EngineConfig(max_sequences=self.max_sequences, chunk_tokens=self.chunk_tokens),
-                SpeculationConfig(nodes=self.nodes),
+                self.speculation(),
                 RetrievalConfig(),
             ),
             drafter=self.drafters[0] if self.drafters else None,
@@ -70,6 +73,10 @@ class House:
             eos=frozenset({EOS}),
             clock=self.clock,
         )
+
+    def speculation(self) -> SpeculationConfig:
+        chosen = {"budget": self.budget, "scores": self.scores, "combine": self.combine}
+        return SpeculationConfig.model_validate({"nodes": self.nodes, **chosen})
 
     def new_target(self) -> FakeTarget:
         return FakeTarget(replace(INFO, kv_slots=self.kv_slots, page_size=self.page_size))
@@ -164,6 +171,9 @@ behaviours = st.sampled_from([None, "right", "right", *BEHAVIOURS])
 houses = st.fixed_dictionaries(
     {
         "nodes": st.sampled_from([0, 1, 4, 8, 32]),
+        "budget": st.sampled_from(["fixed", "auto"]),
+        "scores": st.sampled_from(["static", "calibrated"]),
+        "combine": st.sampled_from(["fuse", "fuse", "route"]),
         "kv_slots": st.sampled_from([96, 128, 200, 1024]),
         "page_size": st.sampled_from([1, 4, 16]),
         "max_sequences": st.integers(1, 6),

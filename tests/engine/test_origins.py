@@ -88,7 +88,7 @@ class Lending(House):
             self.targets[0],
             EngineSettings(
                 EngineConfig(max_sequences=self.max_sequences, chunk_tokens=self.chunk_tokens),
-                SpeculationConfig(nodes=self.nodes),
+                self.speculation(),
                 RetrievalConfig(),
             ),
             drafter=self.drafters[0] if self.drafters else None,

@@ -1,0 +1,211 @@
+"""How many nodes a step verifies, and which sources it asks for whom: what pays by measured times.
+
+A step of B sequences whose trees hold n nodes brings B tokens and the sum of the nodes' scores,
+which are chances of being accepted. It takes what went by since the last verify, and a verify of
+B + n rows. All sequences compete for nodes: the best n are taken, for the n with the most tokens
+per second. A question to a source pays if its tokens, at the seconds a token costs anyway, are
+worth more than the time it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from rasd.config import SpeculationConfig
+from rasd.engine.cost import CostTable, Float64s
+from rasd.engine.gains import DraftGains, Prospects, RecentGains
+from rasd.engine.round import Round
+from rasd.tree import CORPUS, PROMPT, DraftTree, Float32s
+
+_AHEAD: Final = 8.0
+"""Nodes over which the price of a node is averaged, at least."""
+_KINDS: Final = (PROMPT, CORPUS)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a step runs whatever is proposed.
+
+    Attributes:
+        rows: tokens that are decided already.
+        gaining: sequences that gain a token.
+        slots: tokens in the cache that the rows attend to, over all sequences.
+    """
+
+    rows: int
+    gaining: int
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What counts against a proposal.
+
+    Attributes:
+        token_s: seconds that a token costs.
+        node: tokens that a node must bring to pay for its verification.
+    """
+
+    token_s: float
+    node: float
+
+
+class Budget:
+    """What is known of costs and gains. Knows sequences by handle; asks nobody.
+
+    Attributes:
+        fixed: trees are as large as they may be, and all sources are asked whatever it costs.
+        price: of the newest step; None before the first.
+        draft, found, ahead: what asking costs and brings, the retrievers' by kind.
+    """
+
+    def __init__(self, config: SpeculationConfig, clock: Callable[[], float]) -> None:
+        self.fixed = config.budget == "fixed"
+        self.draft = Prospects(4e-3, 8, share=0.01, least=1 / 8)
+        self.draft_gains = DraftGains()
+        self.found = {kind: Prospects(5e-5, 1, share=5e-3, least=1 / 2) for kind in _KINDS}
+        self.found_gains = {kind: RecentGains(0.3) for kind in _KINDS}
+        self.ahead = {kind: Prospects(1e-4, 1, share=5e-3, least=1 / 8) for kind in _KINDS}
+        self.ahead_gains = {kind: RecentGains(0.3) for kind in _KINDS}
+        self.price: Price | None = None
+        self._verify = CostTable(10e-3, 48)
+        self._levels = 4.0
+        self._clock = clock
+        self._since_s: float | None = None
+
+    # --- costs --------------------------------------------------------------------------------
+
+    def verified(self, rows: int, slots: int, since_s: float) -> None:
+        """A verify that began at ``since_s`` has ended now. ``slots`` -1: it tells nothing."""
+        now_s = self._clock()
+        if slots >= 0:
+            self._verify.observe(rows, slots, now_s - since_s)
+        spent_s = now_s - (since_s if self._since_s is None else self._since_s)
+        for prospects in (self.draft, *self.found.values(), *self.ahead.values()):
+            prospects.pass_time(min(spent_s, 1.0))
+        self._since_s = now_s
+
+    def drafted(self, sequences: int, levels: int, seconds: float) -> None:
+        """Drafting for so many took ``seconds``; the deepest tree has so many levels."""
+        self.draft.cost.observe(sequences, 0, seconds)
+        if levels:
+            self._levels += (levels - self._levels) / 16
+
+    def worth(self, sequences: int) -> float:
+        """What one more level of drafts for so many must bring, in tokens."""
+        if self.fixed or self.price is None or sequences == 0:
+            return 0.0
+        level_s = float(self.draft.cost.at(float(sequences))) / max(self._levels, 1.0)
+        return level_s / self.price.token_s
+
+    def forget(self, handle: int) -> None:
+        """The handle will not come again."""
+        for prospects in (self.draft, *self.found.values(), *self.ahead.values()):
+            prospects.forget(handle)
+        for gains in (*self.found_gains.values(), *self.ahead_gains.values()):
+            gains.forget(handle)
+        self.draft_gains.forget(handle)
+
+    # --- nodes --------------------------------------------------------------------------------
+
+    def nodes(self, trees: Sequence[DraftTree], limits: Sequence[int], load: Load) -> list[int]:
+        """How many of its best nodes each tree keeps, at most its limit. Updates the price."""
+        if self.fixed:
+            return [min(len(each) - 1, limit) for each, limit in zip(trees, limits, strict=True)]
+        best = [_best(each.scores, limit) for each, limit in zip(trees, limits, strict=True)]
+        together = np.concatenate(best) if best else np.zeros(0, np.float32)
+        order = np.argsort(-together, kind="stable")
+        tokens = max(load.gaining, 1) + np.concatenate(
+            ([0.0], np.cumsum(together[order], dtype=np.float64))
+        )
+        seconds = self._seconds(load, len(order))
+        count = int(np.argmax(tokens / np.maximum(seconds, 1e-9)))
+        self._set_price(load, count, float(tokens[count]), float(seconds[count]))
+        owners = np.repeat(np.arange(len(best)), [len(each) for each in best])
+        kept: list[int] = np.bincount(owners[order[:count]], minlength=len(best)).tolist()
+        return kept
+
+    def _seconds(self, load: Load, nodes: int) -> Float64s:
+        """float64[nodes + 1]: of a step, by its nodes."""
+        rows = max(load.rows, 1) + np.arange(nodes + 1, dtype=np.float64)
+        sunk_s = 0.0 if self._since_s is None else self._clock() - self._since_s
+        return self._verify.at(rows, load.slots) + sunk_s
+
+    def _set_price(self, load: Load, count: int, tokens: float, seconds: float) -> None:
+        rows = max(load.rows, 1)
+        ahead = max(float(count), _AHEAD)
+        costs = self._verify.at(np.asarray([rows, rows + ahead]), load.slots)
+        token_s = max(seconds / tokens, 1e-9)
+        self.price = Price(token_s, float(costs[1] - costs[0]) / ahead / token_s)
+
+    def promise(self, tree: DraftTree | None, limit: int) -> float:
+        """Tokens that a tree's best nodes bring beyond their price."""
+        if tree is None:
+            return 0.0
+        price = 0.0 if self.price is None else self.price.node
+        return float(np.maximum(_best(tree.scores, limit) - price, 0.0).sum())
+
+    # --- what sources brought -------------------------------------------------------------------
+
+    def learn_draft(self, each: Round, batch: int, gain: float, *, came: bool) -> None:
+        """A draft added ``gain`` tokens; one that did not come counts little: it may be late."""
+        weight = 1.0 if came else 0.25
+        self.draft_gains.learn(each.tenant, each.handle, each.without, batch, gain, weight)
+
+    def learn_found(self, kind: int, handle: int, kept: DraftTree | None) -> None:
+        """What a retriever was asked for went into the tree that is verified, or not.
+
+        A node of two sources counts half for each.
+        """
+        gain = 0.0
+        if kept is not None:
+            found = (kept.sources & kind) > 0
+            alone = kept.sources == kind
+            gain = 0.5 * float(kept.scores[found].sum() + kept.scores[alone].sum())
+        self.found_gains[kind].learn(handle, gain)
+
+    # --- whom to ask for ------------------------------------------------------------------------
+
+    def drafted_for(self, rounds: Sequence[Round], batch: int) -> list[Round]:
+        """Of the rounds those for which a draft brings more than it costs.
+
+        Args:
+            batch: sequences that share the step.
+        """
+        if self.fixed or self.price is None:
+            return [*rounds]
+        gains = [self.draft_gains.expected(e.tenant, e.handle, e.without, batch) for e in rounds]
+        return _picked(self.draft, rounds, gains, self.price)
+
+    def retrieved_for(self, kind: int, rounds: Sequence[Round], *, ahead: bool) -> list[Round]:
+        """Of the rounds those for which it pays to ask a retriever; ``ahead`` behind nodes."""
+        if self.fixed or self.price is None:
+            return [*rounds]
+        prospects, learned = self.found[kind], self.found_gains[kind]
+        if ahead:
+            prospects, learned = self.ahead[kind], self.ahead_gains[kind]
+        gains = [learned.expected(each.handle) for each in rounds]
+        return _picked(prospects, rounds, gains, self.price)
+
+
+def _picked(
+    prospects: Prospects, rounds: Sequence[Round], gains: Sequence[float], price: Price
+) -> list[Round]:
+    chosen = set(prospects.choose([each.handle for each in rounds], gains, price.token_s))
+    return [each for each in rounds if each.handle in chosen]
+
+
+def _best(scores: Float32s, limit: int) -> Float32s:
+    """The scores of nodes that a tree may keep, in the order of the nodes."""
+    below = scores[1:]
+    if len(below) <= limit:
+        return below
+    if limit < 1:
+        return below[:0]
+    kept = np.argsort(-below, kind="stable")[:limit]
+    kept.sort()
+    return below[kept]

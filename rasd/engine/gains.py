@@ -1,0 +1,165 @@
+"""Whether asking a source pays: what it brought so far against what it costs. Knows no stage.
+
+What is not believed to pay is still tried now and then, within a small share of all time, for
+texts change and so do machines.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rasd.engine.cost import CostTable, Credit
+
+_TRIED: Final = 8
+"""Sequences that are tried at once, at most what is saved for."""
+
+
+class Prospects:
+    """Chooses for which sequences a source is asked.
+
+    Args:
+        guess_s: seconds of a question for one sequence, until one is measured.
+        doubling: the number of sequences that is guessed to cost twice that.
+        share: of all time, for trying what is not believed to pay.
+        least: what is left of the share when trying is in vain again and again.
+    """
+
+    def __init__(self, guess_s: float, doubling: float, *, share: float, least: float) -> None:
+        self.cost = CostTable(guess_s, doubling, columns=1)
+        self._credit = Credit(share, least=least, saved_s=guess_s)
+        self._turn = 0
+        self._asked: dict[int, int] = {}  # when, by handle
+        self._tried: set[int] = set()
+
+    def choose(self, handles: Sequence[int], gains: Sequence[float], token_s: float) -> list[int]:
+        """Those of the handles to ask for, if a token is worth ``token_s``."""
+        if not handles:
+            return []
+        order = np.argsort(-np.asarray(gains), kind="stable")
+        value_s = np.cumsum(np.asarray(gains)[order]) * token_s
+        net_s = value_s - self.cost.at(np.arange(1.0, len(handles) + 1))
+        best = int(np.argmax(net_s))
+        count = best + 1 if net_s[best] > 0 else 0
+        chosen = [handles[i] for i in order[:count].tolist()]
+        self._turn += 1
+        if self._tried:
+            if not self._tried.isdisjoint(chosen):
+                self._credit.pays()
+            self._tried.clear()
+        chosen += self._try([handles[i] for i in order[count:].tolist()], count)
+        for handle in chosen:
+            self._asked[handle] = self._turn
+        return chosen
+
+    def _try(self, rest: list[int], chosen: int) -> list[int]:
+        """Of the rest those that were not asked for longest, if time is saved for them."""
+        count = min(len(rest), _TRIED)
+        if count == 0:
+            return []
+        cost_s = float(self.cost.at(float(chosen + count)))
+        cost_s -= float(self.cost.at(float(chosen))) if chosen else 0.0
+        if not self._credit.affords(cost_s):
+            return []
+        self._credit.spend(cost_s)
+        tried = sorted(rest, key=lambda handle: self._asked.get(handle, -1))[:count]
+        self._tried.update(tried)
+        return tried
+
+    def pass_time(self, seconds: float) -> None:
+        """A step took so long."""
+        self._credit.earn(seconds, limit_s=float(self.cost.at(float(_TRIED))))
+
+    def forget(self, handle: int) -> None:
+        """The handle will not come again."""
+        self._asked.pop(handle, None)
+        self._tried.discard(handle)
+
+
+class RecentGains:
+    """A running mean per sequence; new ones begin with ``first``."""
+
+    def __init__(self, first: float, rate: float = 0.25) -> None:
+        self._first = first
+        self._rate = rate
+        self._means: dict[int, float] = {}
+
+    def expected(self, handle: int) -> float:
+        """Tokens that asking for the sequence brings."""
+        return self._means.get(handle, self._first)
+
+    def learn(self, handle: int, gain: float) -> None:
+        """It brought ``gain``. What is better than expected counts at once."""
+        mean = self.expected(handle)
+        self._means[handle] = max(mean + self._rate * (gain - mean), gain / 2)
+
+    def forget(self, handle: int) -> None:
+        """The handle will not come again."""
+        self._means.pop(handle, None)
+
+
+_BINS: Final = np.asarray([0.05, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0])
+_CLASSES: Final = 7
+_TENANTS: Final = 256
+_FIRST: Final = 1.5
+_FLOOR: Final = 0.3
+_FADE: Final = 0.8
+_WEIGHT: Final = 0.5
+
+
+class DraftGains:
+    """What a draft adds to what was retrieved.
+
+    The better what was retrieved, the less: a running mean per tenant, by what was expected
+    without the draft and by how many sequences share the step. Beside it each sequence has a
+    factor: some text the drafter knows, other it does not.
+    """
+
+    def __init__(self) -> None:
+        bins = np.arange(len(_BINS) + 1)
+        self._first = np.tile(_FIRST * 0.8**bins, (_CLASSES, 1))
+        self._means: OrderedDict[str, NDArray[np.float64]] = OrderedDict()
+        self._sums: dict[int, tuple[float, float]] = {}  # observed and expected, fading
+
+    def expected(self, tenant: str, handle: int, without: float, batch: int) -> float:
+        """Tokens a draft adds where ``without`` it that many are expected."""
+        row, column = _place(without, batch)
+        mean = max(self._of(tenant)[row, column], _FLOOR * self._first[row, column])
+        seen, foreseen = self._sums.get(handle, (0.0, 0.0))
+        return float(mean) * (_WEIGHT + seen) / (_WEIGHT + foreseen)
+
+    def learn(
+        self, tenant: str, handle: int, without: float, batch: int, gain: float, weight: float = 1.0
+    ) -> None:
+        """A draft added ``gain`` tokens."""
+        row, column = _place(without, batch)
+        means = self._of(tenant)
+        mean = max(float(means[row, column]), _FLOOR * float(self._first[row, column]))
+        seen, foreseen = self._sums.get(handle, (0.0, 0.0))
+        self._sums[handle] = (
+            _FADE * seen + weight * max(gain, 0.0),
+            _FADE * foreseen + weight * mean,
+        )
+        means[row, column] += weight * (gain - means[row, column]) / 16
+
+    def forget(self, handle: int) -> None:
+        """The handle will not come again."""
+        self._sums.pop(handle, None)
+
+    def _of(self, tenant: str) -> NDArray[np.float64]:
+        means = self._means.get(tenant)
+        if means is None:
+            means = self._means[tenant] = self._first.copy()
+            if len(self._means) > _TENANTS:
+                self._means.popitem(last=False)
+        self._means.move_to_end(tenant)
+        return means
+
+
+def _place(without: float, batch: int) -> tuple[int, int]:
+    row = min(max(batch, 1).bit_length() - 1, _CLASSES - 1)
+    return row, int(np.searchsorted(_BINS, without, side="right"))
