@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from rasd.draft.eagle_head import EagleHead
+
 NOISE = 0.02
 """Standard deviation of the new weights, as in a fresh Llama."""
 
@@ -41,6 +43,35 @@ def grow(small: LlamaForCausalLM, config: LlamaConfig, seed: int = 0) -> LlamaFo
                 new[name].zero_()
             elif new[name].ndim == 1:
                 new[name].fill_(1 / scale)
+    return large
+
+
+def grow_head(small: EagleHead, config: LlamaConfig, seed: int = 0) -> EagleHead:
+    """A head of `config`'s shape that drafts for `grow(target, ...)` as `small` does for `target`.
+
+    The grown target's embeddings are `scale` times the old ones, its features 1 / `scale` times,
+    and the head's own stream is made of features.
+    """
+    torch.manual_seed(seed)
+    large = EagleHead(config).float()
+    old, new = small.float().state_dict(), large.state_dict()
+    scale = math.sqrt(config.hidden_size / small.config.hidden_size)
+    width, wide = small.config.hidden_size, config.hidden_size
+    for name in old.keys() & new.keys() - {"fc.weight"}:
+        # A norm makes its input's scale irrelevant: only the added zeros count.
+        factor = scale if new[name].ndim == 1 else 1 / scale
+        new[name].copy_(_widened(name, old[name], new[name], factor))
+        if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):
+            new[name][: len(old[name])] *= scale  # no norm before the head's attention
+    embeds, features = new["fc.weight"][:, :wide], new["fc.weight"][:, wide:]
+    for part, columns, factor in (
+        (embeds, old["fc.weight"][:, :width], scale**-2),
+        (features, old["fc.weight"][:, width:], 1.0),
+    ):
+        part *= NOISE
+        part[:width] = 0
+        part[:width, :width] = columns * factor
+    features[width:, width:] += torch.eye(wide - width)
     return large
 
 
