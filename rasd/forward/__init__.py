@@ -4,9 +4,9 @@ Fewer and larger products than transformers' modules, weights laid out for the m
 values read and written in place. `Layer` serves drafters as well; nothing here knows of sampling.
 """
 
-from rasd.forward.decoder import Decoder
+from rasd.forward.decoder import Decoder, unsupported
 from rasd.forward.layer import Layer, Step
 from rasd.forward.linear import Linear
 from rasd.forward.rope import Rope
 
-__all__ = ["Decoder", "Layer", "Linear", "Rope", "Step"]
+__all__ = ["Decoder", "Layer", "Linear", "Rope", "Step", "unsupported"]

@@ -76,6 +76,9 @@ class Decoder:
         hidden = self._norm(hidden)
         return self._logits(hidden if rows is None else hidden.index_select(0, rows)), hidden
 
+    def close(self) -> None:
+        """Nothing is held beside memory."""
+
     def _logits(self, hidden: Tensor) -> Tensor:
         if len(hidden) == 0:
             return hidden.new_zeros((0, self.head.outputs * self._ranks))

@@ -19,5 +19,6 @@ __all__ = [
     "PagePool",
     "PagedCache",
     "Plan",
+    "Prefixes",
     "attend",
 ]

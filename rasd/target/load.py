@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,14 @@ from transformers.distributed import DistributedConfig
 
 from rasd.config import TargetConfig
 from rasd.errors import ConfigError, ModelError, UnsupportedModel
+from rasd.forward import Decoder, unsupported
 from rasd.kv import ATTENTION
-from rasd.target.probe import Proven, prove
+from rasd.target.modules import Modules
+from rasd.target.probe import Proven, examine, prove
+from rasd.target.runner import Body
 from rasd.target.support import check_config
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +29,14 @@ class LoadedModel:
 
     Attributes:
         model: a transformers model in evaluation mode.
+        body: what runs its layers; if that is packed, the model has none any more.
         proven: what the probe found of it.
         device: where it takes its input.
         max_positions: tokens a sequence may have.
     """
 
     model: Any
+    body: Body
     proven: Proven
     device: torch.device
     max_positions: int
@@ -49,8 +57,35 @@ def load_model(config: TargetConfig) -> LoadedModel:
     windows = check_config(settings)
     model = _read_weights(config, settings)
     device = torch.device(model.device)
-    proven = prove(model, windows, device)
-    return LoadedModel(model, proven, device, _max_positions(settings, config))
+    proven = examine(model, windows, device)
+    positions = _max_positions(settings, config)
+    body = _pack(model, proven, config, positions)
+    if body is None:
+        if config.forward == "auto" and not unsupported(model):  # an attempt took its layers
+            model = _read_weights(config, settings)
+        body = Modules(model)
+        prove(body, proven, settings.model_type, device)
+    return LoadedModel(model, body, proven, device, positions)
+
+
+def _pack(model: Any, proven: Proven, config: TargetConfig, positions: int) -> Body | None:
+    """The model's packed decoder, proven; None where transformers' modules are to run.
+
+    Raises:
+        UnsupportedModel: there is none, and ``config`` wants it.
+    """
+    if config.forward == "transformers" or (config.forward == "auto" and unsupported(model)):
+        return None
+    name, device = model.config.model_type, torch.device(model.device)
+    try:
+        body = Decoder(model, min(positions, config.kv_slots), config.tensor_parallel)
+        prove(body, proven, name, device)
+    except UnsupportedModel as error:
+        if config.forward == "packed":
+            raise
+        _log.warning("transformers' modules run %s: %s", config.model, error)
+        return None
+    return body
 
 
 def _check_ranks(wanted: int) -> None:

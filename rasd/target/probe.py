@@ -1,12 +1,14 @@
 """Proof at load that a model computes over our cache and trees what it computes alone.
 
-Two tiny forwards: one of a short text with the model's own attention and cache, which also
-tells each layer's shapes (the local ones under tensor parallelism); one of a tree that contains
-that text, with ours.
+Tiny forwards: one of a short text with the model's own attention and cache, which also tells each
+layer's shapes (the local ones under tensor parallelism); and one of a tree that contains that text,
+by whatever is to run the model's layers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,7 +20,7 @@ from transformers import DynamicCache
 from rasd.errors import RasdError, UnsupportedModel
 from rasd.kv import ATTENTION, LayerSpec, PagedCache
 from rasd.stages import Work
-from rasd.target.runner import Runner
+from rasd.target.runner import Body, Runner
 from rasd.tree import Int32s
 
 _CONTEXT: Final = 4
@@ -36,12 +38,14 @@ class Proven:
         specs: one per layer, with the key heads of this rank.
         dtype: of keys and values.
         vocabulary: width of the logits; feature_size: of the last hidden state.
+        expected: [T, V], the model's own logits of the probe's text.
     """
 
     specs: list[LayerSpec]
     dtype: torch.dtype
     vocabulary: int
     feature_size: int
+    expected: Tensor
 
 
 class _Recorder(DynamicCache):  # type: ignore[misc]
@@ -61,30 +65,45 @@ class _Recorder(DynamicCache):  # type: ignore[misc]
         return stored
 
 
-def prove(model: Any, windows: list[int | None], device: torch.device) -> Proven:
-    """Runs both forwards and compares them.
-
-    The model's attention implementation is switched for the first and ours afterwards.
+def examine(model: Any, windows: list[int | None], device: torch.device) -> Proven:
+    """Runs the model alone. Its attention implementation is ours afterwards.
 
     Args:
         windows: the sliding window of every layer.
 
     Raises:
+        UnsupportedModel: naming what it cannot do.
+    """
+    with _naming(model.config.model_type), torch.inference_mode():
+        text = np.arange(1, _TEXT + 1, dtype=np.int32)
+        seen, expected = _plain(model, text, device)
+        return _describe(seen, windows, expected, model)
+
+
+def prove(body: Body, proven: Proven, name: str, device: torch.device) -> None:
+    """Runs a body over the same text, as a chunk and a tree, and compares.
+
+    Args:
+        name: of the model, for messages.
+
+    Raises:
         UnsupportedModel: naming what differs.
     """
-    name = model.config.model_type
+    with _naming(name), torch.inference_mode():
+        text = np.arange(1, _TEXT + 1, dtype=np.int32)
+        found = _ours(body, proven, text, device)
+    _compare(name, found, proven.expected)
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Whatever a probe raises, with the model's name."""
     try:
-        with torch.inference_mode():
-            text = np.arange(1, _TEXT + 1, dtype=np.int32)
-            seen, expected = _plain(model, text, device)
-            proven = _describe(seen, windows, expected.shape[-1], model)
-            found = _ours(model, proven, text, device)
+        yield
     except RasdError as error:
         raise UnsupportedModel(f"{name} models are not supported: {error}") from error
     except (TypeError, ValueError, AttributeError, RuntimeError, KeyError, IndexError) as error:
         raise UnsupportedModel(f"{name}: a probe forward failed: {error}") from error
-    _compare(name, found, expected)
-    return proven
 
 
 def _plain(
@@ -102,8 +121,12 @@ def _plain(
 
 
 def _describe(
-    seen: dict[int, tuple[Tensor, Tensor]], windows: list[int | None], vocabulary: int, model: Any
+    seen: dict[int, tuple[Tensor, Tensor]],
+    windows: list[int | None],
+    expected: Tensor,
+    model: Any,
 ) -> Proven:
+    vocabulary = expected.shape[-1]
     lacking = sorted(set(range(len(windows))) ^ set(seen))
     if lacking:
         raise UnsupportedModel(f"layers {lacking} do not keep keys and values of their own")
@@ -121,26 +144,23 @@ def _describe(
         for layer, window in enumerate(windows)
     ]
     hidden = model.config.get_text_config(decoder=True).hidden_size
-    return Proven(specs, seen[0][0].dtype, vocabulary, hidden)
+    return Proven(specs, seen[0][0].dtype, vocabulary, hidden, expected)
 
 
-def _ours(model: Any, proven: Proven, text: Int32s, device: torch.device) -> Tensor:
+def _ours(body: Body, proven: Proven, text: Int32s, device: torch.device) -> Tensor:
     """Logits [T, V] of the text: a chunk and, behind it, a path through a tree."""
     cache = PagedCache(proven.specs, 64, 4, proven.dtype, device)
     cache.open(0)
-    runner = Runner(model, cache, device)
-    try:
-        parents = np.arange(-1, _CONTEXT - 1, dtype=np.int32)
-        chunk = runner.forward([Work(0, text[:_CONTEXT], parents, 1, True)])
-        _check_layers(chunk.attended, len(proven.specs))
-        cache.commit(0, list(range(_CONTEXT)))
-        # Nodes 1 and 4 are beside the text, which must not see them.
-        root, child, leaf = text[_CONTEXT:]
-        tokens = np.asarray([root, text[0], child, leaf, text[1]], np.int32)
-        parents = np.asarray([-1, 0, 0, 2, 1], np.int32)
-        tree = runner.forward([Work(0, tokens, parents, 1, True)])
-    finally:
-        runner.close()
+    runner = Runner(body, cache, device)
+    parents = np.arange(-1, _CONTEXT - 1, dtype=np.int32)
+    chunk = runner.forward([Work(0, text[:_CONTEXT], parents, 1, True)])
+    _check_layers(chunk.attended, len(proven.specs))
+    cache.commit(0, list(range(_CONTEXT)))
+    # Nodes 1 and 4 are beside the text, which must not see them.
+    root, child, leaf = text[_CONTEXT:]
+    tokens = np.asarray([root, text[0], child, leaf, text[1]], np.int32)
+    parents = np.asarray([-1, 0, 0, 2, 1], np.int32)
+    tree = runner.forward([Work(0, tokens, parents, 1, True)])
     if chunk.hidden.shape[-1] != proven.feature_size:
         raise UnsupportedModel(f"its last hidden state has width {chunk.hidden.shape[-1]}")
     return torch.cat([chunk.logits[0], tree.logits[0][[0, 2, 3]]])

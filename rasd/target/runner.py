@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from rasd.kv import PLAN_ARGUMENT, Append, PagedCache
+from rasd.kv import Append, PagedCache, Plan
 from rasd.stages import Work
 
 Int64s = NDArray[np.int64]
@@ -36,26 +35,25 @@ class Outputs:
     attended: list[int]
 
 
-class Runner:
-    """Runs a model over a cache, and leaves new nodes uncommitted. Owns neither.
+class Body(Protocol):
+    """Runs a model's layers over rows of a plan: our packed decoder, or transformers' modules."""
 
-    Logits are computed by the model's own forward, which may scale them, for the rows needed.
-    """
-
-    def __init__(self, model: Any, cache: PagedCache, device: torch.device) -> None:
-        self._model, self._cache, self._device = model, cache, device
-        self._hidden: list[Tensor] = []
-        # The alternative, output_hidden_states, would hook and keep every layer. In some models
-        # the base is bypassed, in others the name get_decoder looks for is a plain layer.
-        decoder = model.get_decoder()
-        body = decoder if isinstance(decoder, PreTrainedModel) else model.base_model
-        self._hook = body.register_forward_hook(
-            lambda module, inputs, output: self._hidden.append(output[0])
-        )
+    def __call__(
+        self, tokens: Tensor, plan: Plan, cache: PagedCache, rows: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [R, V] of ``rows`` int64[R], or of all; and last hidden states [T, H]."""
+        ...
 
     def close(self) -> None:
         """Leaves the model as it was."""
-        self._hook.remove()
+        ...
+
+
+class Runner:
+    """Runs a body over a cache, and leaves new nodes uncommitted. Owns neither."""
+
+    def __init__(self, body: Body, cache: PagedCache, device: torch.device) -> None:
+        self._body, self._cache, self._device = body, cache, device
 
     @torch.inference_mode()
     def forward(self, works: Sequence[Work]) -> Outputs:
@@ -70,29 +68,14 @@ class Runner:
         plan = self._cache.plan([Append(work.sequence, work.parents) for work in works])
         ids = np.concatenate([work.tokens for work in works], dtype=np.int64)
         starts, counts, rows = _rows(works)
-        self._hidden.clear()
+        needed = None if len(rows) == len(ids) else torch.from_numpy(rows).to(self._device)
+        tokens = torch.from_numpy(ids).to(self._device)
         try:
-            output = self._model(
-                input_ids=torch.from_numpy(ids)[None].to(self._device),
-                position_ids=plan.position_ids,
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=self._selection(rows, len(ids)),
-                **{PLAN_ARGUMENT: plan},
-            )
+            logits, hidden = self._body(tokens, plan, self._cache, needed)
         except BaseException:
             self._cache.commit_all({work.sequence: [] for work in works})
             raise
-        logits = output.logits[0, : len(rows)].split(counts)
-        return Outputs(list(logits), self._hidden.pop()[0], starts, plan.attended)
-
-    def _selection(self, rows: Int64s, nodes: int) -> int | Tensor:
-        """Which rows get logits, as transformers wants it: 0 is all, n the last n."""
-        if len(rows) == nodes:
-            return 0
-        if len(rows) == 0:
-            return 1
-        return torch.from_numpy(rows).to(self._device)
+        return Outputs(list(logits.split(counts)), hidden, starts, plan.attended)
 
 
 def _rows(works: Sequence[Work]) -> tuple[list[int], list[int], Int64s]:

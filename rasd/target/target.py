@@ -68,8 +68,9 @@ class LocalTarget:
         self.cache = PagedCache(
             proven.specs, config.kv_slots, config.page_size, proven.dtype, loaded.device
         )
+        self._body = loaded.body
         self._prefixes = Prefixes(self.cache) if config.prefix_cache else None
-        self._runner = Runner(loaded.model, self.cache, loaded.device)
+        self._runner = Runner(loaded.body, self.cache, loaded.device)
         self._ranks = Ranks(loaded.device, config.tensor_parallel)
         self._sink = features if self._ranks.first else None
         self._threads = config.threads
@@ -100,7 +101,7 @@ class LocalTarget:
     def close(self) -> None:
         """Frees all sequences and takes our hook off the model."""
         self._release(list(self._sequences))
-        self._runner.close()
+        self._body.close()
 
     @torch.inference_mode()
     def verify(self, request: VerifyRequest) -> Ready[VerifyReply]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,8 @@ from transformers import (
 from rasd.config import TargetConfig
 from rasd.errors import ConfigError, ModelError, UnsupportedModel
 from rasd.target import LocalTarget, load_model
-from rasd.target.probe import prove
+from rasd.target.modules import Modules
+from rasd.target.probe import examine, prove
 from rasd.target.support import check_config
 from tests.kv.models import build
 from tests.target.conftest import Loader
@@ -138,15 +140,19 @@ def test_the_probe_notices_attention_that_computes_something_else() -> None:
     model = build("llama", "rasd_tree")
     windows = check_config(model.config)
     device = torch.device("cpu")
-    assert prove(model, windows, device).specs[0].kv_heads == 2
+    proven = examine(model, windows, device)
+    assert proven.specs[0].kv_heads == 2
     assert model.config._attn_implementation == "rasd_tree"
-    narrow = [3, None, None]  # layer 0 sees only three positions
+    body = Modules(model)
+    prove(body, proven, "llama", device)
+    narrow = [replace(proven.specs[0], kind="sliding", window=3), *proven.specs[1:]]
     with pytest.raises(UnsupportedModel, match="differ from the model's own"):
-        prove(model, narrow, device)
+        prove(body, replace(proven, specs=narrow), "llama", device)
 
 
 def test_the_hooks_are_off_after_close(load: Loader) -> None:
-    target = load("llama")
+    target = load("llama", forward="transformers")
+    assert target.model.model._forward_hooks
     target.close()
     assert not target.model.model._forward_hooks
 

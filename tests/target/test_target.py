@@ -179,7 +179,7 @@ def test_no_room_is_raised_and_leaves_everything_as_it_was(load: Loader) -> None
 def test_a_fault_of_the_forward_leaves_nothing_behind(
     load: Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = load("llama")
+    target = load("llama", forward="transformers")
     admit(target, 1)
     monkeypatch.setattr(target.model, "forward", lambda **_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
