@@ -1,0 +1,1 @@
+"""RASD beside vLLM and transformers: the same prompts, the same machine, turn by turn."""

@@ -1,0 +1,74 @@
+"""RASD in all its modes beside vLLM and transformers, in one run, turn by turn.
+
+    python -m benchmarks.compare                        # everything; hours
+    python -m benchmarks.compare --systems off vllm --tasks code --concurrency 1 16
+
+What was measured stays in ``--place`` and is not measured again; ``--fresh`` forgets it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.compare.bench import Bench, Rows
+from benchmarks.compare.cells import RANDOM, Plan, Prompts
+from benchmarks.compare.systems import SYSTEMS, Models
+from benchmarks.models import paths
+from benchmarks.models.tasks import TASKS
+from rasd.text import load_tokenizer
+
+
+def options() -> argparse.Namespace:
+    """What the command line says."""
+    plan = Plan()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", default="100m", help="size, or a directory that holds target and eagle")
+    add("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
+    add("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS), metavar="NAME")
+    add("--tasks", nargs="*", default=list(plan.tasks), choices=[*TASKS, RANDOM])
+    add("--concurrency", type=int, nargs="+", default=list(plan.concurrency))
+    add("--temperatures", type=float, nargs="+", default=list(plan.temperatures))
+    add("--lengths", type=int, nargs="*", default=list(plan.lengths), help="of long prompts")
+    add("--prompts", type=int, default=plan.prompts, help="per row, at least the concurrency")
+    add("--tokens", type=int, default=plan.tokens, help="of each answer")
+    add("--repetitions", type=int, default=3)
+    add("--place", type=Path, default=paths.ROOT / "rows", help="where rows are kept")
+    add("--fresh", action="store_true", help="forget rows that were measured before")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Command line."""
+    chosen = options()
+    models = Models.of(chosen.model, chosen.dtype)
+    path = chosen.place / f"{models.name}-{models.dtype}.jsonl"
+    if chosen.fresh:
+        path.unlink(missing_ok=True)
+    plan = Plan(
+        tuple(chosen.tasks),
+        tuple(chosen.concurrency),
+        tuple(chosen.temperatures),
+        chosen.prompts,
+        chosen.tokens,
+        tuple(chosen.lengths),
+    )
+    prompts = Prompts(load_tokenizer(str(models.target)))
+    bench = Bench(models, prompts, Rows(path), chosen.place / "logs")
+    try:
+        systems = [SYSTEMS[name] for name in chosen.systems]
+        for system in systems:
+            bench.worker(system)
+        bench.measure(plan.cells(models.positions), systems, chosen.repetitions)
+    finally:
+        bench.close()
+    Console().print(f"rows are in {path}")
+
+
+if __name__ == "__main__":
+    main()
