@@ -34,15 +34,15 @@ def train_drafter(target_directory: Path, text: Path, plan: Plan, export: Path) 
     """Train a head for the target; `text` is the directory of its training's streams."""
     tokenizer = AutoTokenizer.from_pretrained(target_directory)
     target = LlamaForCausalLM.from_pretrained(target_directory, dtype=torch.float32)
-    sides = []
+    sides: dict[bool, dict[str, Tensor]] = {}
     for held_out in (False, True):
         sources = load_streams(tokenizer, text, held_out=held_out)["general"].tokens
         path = plan.directory / f"generated-{'out' if held_out else 'in'}.safetensors"
         written = _continued(target, sources, path, held_out=held_out)
-        sides.append({"documents": sources, "generated": written})
+        sides[held_out] = {"documents": sources, "generated": written}
     config = eagle_config(target.config, target_tokenizer_sha256=tokenizer_hash(tokenizer))
     head = grow_head(EagleHead.load(EMBEDDED / "eagle", torch.float32), config, plan.seed)
-    task = EagleTask(head.train(), target, *sides, window=WINDOW)
+    task = EagleTask(head.train(), target, sides[False], sides[True], WINDOW)
     return train(task, plan, lambda _: head.save(export))
 
 
