@@ -222,18 +222,22 @@ _SHARES: Final = 6
 _OFS: Final = 4
 _SIDES: Final = 11  # see `_side`
 _DRAFTS: Final = 9
+_KINDS: Final = 3  # drafted, retrieved, both
 
 _DRAFT_AT: Final = 0
 _PROMPT_AT: Final = _DRAFT_AT + _QS * _DEPTHS
 _CORPUS_AT: Final = _PROMPT_AT + _LENGTHS * _SHARES * _OFS
 _PAIR_AT: Final = _CORPUS_AT + _LENGTHS * _SHARES * _OFS
 _FUSED_AT: Final = _PAIR_AT + _SIDES * _SIDES
-CELLS: Final = _FUSED_AT + _DRAFTS * _SIDES
-STAGES: Final = 5
+_LAST_AT: Final = _FUSED_AT + _DRAFTS * _SIDES
+CELLS: Final = _LAST_AT + _QS * _KINDS
+STAGES: Final = 6
 
 _STRENGTH: Final = 8.0
 _LEAST, _MOST = 1e-4, 0.999
 _BENEATH_CHANCE: Final = 0.003
+_ROUNDS: Final = 4
+_TOLERATED: Final = 1e-3
 
 
 @compiled
@@ -244,15 +248,16 @@ def score(
     table: Float64s,
     doubts: tuple[float, float],
 ) -> tuple[Float32s, Int32s, Float32s]:
-    """Scores float32[N]; per node and stage the cell int32[N, 5] that corrected its chance, -1
-    for none, and the chance float32[N, 5] it corrected.
+    """Scores float32[N]; per node and stage the cell int32[N, 6] that corrected its chance, -1
+    for none, and the chance float32[N, 6] it corrected.
 
-    Stages are: the draft alone, the prompt alone, the corpus alone; both retrieved; all.
+    Stages are: the draft alone, the prompt alone, the corpus alone; both retrieved; all; and all
+    once siblings exclude each other.
     """
     size = len(parents)
     cells, before = np.full((size, STAGES), -1, np.int32), np.zeros((size, STAGES), np.float32)
     chances, claimed = np.zeros((size, STAGES)), np.zeros((size, STAGES))
-    deep = np.zeros(size, np.int64)
+    deep, final = np.zeros(size, np.int64), np.zeros(size)
     for node in range(1, size):
         above = parents[node]
         deep[node] = deep[above] + 1
@@ -269,10 +274,18 @@ def score(
         claimed[above, 3] += chances[node, 3]
     for node in range(1, size):
         both = sources[node] & 1 and sources[node] > 1
-        chances[node, 4] = _fused(
+        final[node] = _fused(
             table, cells[node], before[node], chances[node], claimed[parents[node], 3], both
         )
-    return _paths(parents, chances[:, 4].copy()), cells, before
+    _exclude(parents, final)
+    scores = np.ones(size)
+    for node in range(1, size):
+        kind = 0 if sources[node] == 1 else 1 + (sources[node] & 1)
+        cells[node, 5] = _LAST_AT + _q_bin(final[node]) * _KINDS + kind
+        before[node, 5] = final[node]
+        chance = _corrected(table, cells[node], before[node], 5)
+        scores[node] = scores[parents[node]] * chance
+    return scores.astype(np.float32), cells, before
 
 
 @compiled
@@ -332,16 +345,21 @@ def _fused(
 
 
 @compiled
-def _paths(parents: Int32s, chances: Float64s) -> Float32s:
-    """Scores of paths; of siblings only one can be right."""
+def _exclude(parents: Int32s, chances: Float64s) -> None:
+    """Lowers ``chances``, in place: of siblings only one can be right. Where they claim more than
+    that, the odds of all are divided by the same."""
     size = len(parents)
-    sums, scores = np.zeros(size), np.ones(size)
-    for node in range(1, size):
-        sums[parents[node]] += chances[node]
-    for node in range(1, size):
-        above = parents[node]
-        scores[node] = scores[above] * chances[node] / max(sums[above], 1.0)
-    return scores.astype(np.float32)
+    for _ in range(_ROUNDS):
+        sums, slopes = np.zeros(size), np.zeros(size)
+        for node in range(1, size):
+            sums[parents[node]] += chances[node]
+            slopes[parents[node]] += chances[node] * (1.0 - chances[node])
+        for node in range(1, size):
+            excess = sums[parents[node]] - 1.0
+            if excess > _TOLERATED:
+                odds = chances[node] / (1.0 - chances[node])
+                odds *= np.exp(-min(excess / slopes[parents[node]], 2.0))
+                chances[node] = odds / (1.0 + odds)
 
 
 @compiled
