@@ -74,7 +74,7 @@ class Prefixes:
         """
         text = _Text(self._digest(b"tenant", tenant.encode()))
         chain = self._known(text.digest, tokens[:-1])[: self._pool.available]
-        pages = min(max(self._pages_for(room), len(chain)), self._pool.pages)
+        pages = min(max(self._pages_for(room), len(chain), 1), self._pool.pages)
         sources, home = self._choose([self._where(digest) for digest in chain], pages)
         for page in reversed(sources):
             self._pool.touch(page)
@@ -156,7 +156,7 @@ class Prefixes:
 
         Args:
             places: per page to take over, where it can be found.
-            room: pages wanted in a row, at least as many as ``places``.
+            room: pages wanted in a row, at least one and as many as ``places``.
         """
         worth = np.where(self._handed == self._pool.handed, self._pool.freed, 0)
         worth[~self._pool.vacant] = NEVER
