@@ -14,7 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.models.grow import add_noise, grow
-from benchmarks.models.tasks import TASKS, Example, examples, general_documents
+from benchmarks.models.sources import code_documents
+from benchmarks.models.tasks import TASKS, Example, examples
 from rasd.config import EMBEDDED
 from rasd.train.batches import encode_documents
 from rasd.train.files import staged
@@ -37,7 +38,12 @@ POSITIONS: Final = 16384
 
 @dataclass(frozen=True)
 class Stream:
-    """Chats or documents one after the other: int32[n] tokens, float32[n] weights of their loss."""
+    """Chats or pieces of documents one after the other.
+
+    Attributes:
+        tokens: int32[n]. weights: float32[n], of each token's loss.
+        starts: int64[m + 1], where each begins, and the end.
+    """
 
     tokens: Tensor
     weights: Tensor
@@ -135,7 +141,7 @@ def load_streams(
     place = directory / ("text-out" if held_out else "text-in")
     if not place.exists():
         rows = {task: _chats(tokenizer, examples(task, held_out=held_out)) for task in TASKS}
-        documents = encode_documents(tokenizer, general_documents(held_out=held_out))
+        documents = encode_documents(tokenizer, code_documents(held_out=held_out))
         rows["general"] = [piece for ids in documents for piece in _pieces(ids)]
         with staged(place) as staging:
             for kind, encoded in rows.items():

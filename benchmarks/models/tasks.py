@@ -106,11 +106,6 @@ def corpus_documents(task: str) -> list[Document]:
     return [_docstring_document(d) for side in sides for d in side if len(d.docstring) > 200]
 
 
-def general_documents(*, held_out: bool) -> list[Document]:
-    """Sources only: what the drafter learns from, and a share of the target's training."""
-    return code_documents(held_out=held_out)
-
-
 def _docstring_document(definition: Definition) -> Document:
     path = definition.name.replace(".", "/")
     return Document(f"{path}.txt", f"{definition.name}\n\n{definition.docstring}\n")
