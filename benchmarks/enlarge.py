@@ -57,13 +57,17 @@ PRESETS: Final = {
 class Enlarger:
     """Weights of one small model's stream, heads and units in a larger one."""
 
-    def __init__(self, config: LlamaConfig, shape: Shape, seed: int = 0) -> None:
+    def __init__(
+        self, config: LlamaConfig, shape: Shape, seed: int = 0, device: torch.device | None = None
+    ) -> None:
         _check(config, shape)
         self._config, self._shape = config, shape
-        self._generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(config.hidden_size * shape.copies, generator=self._generator)
-        signs = torch.randint(0, 2, order.shape, generator=self._generator) * 2.0 - 1
-        self._source, self._signs = order % config.hidden_size, signs
+        drawn = torch.Generator().manual_seed(seed)
+        order = torch.randperm(config.hidden_size * shape.copies, generator=drawn)
+        signs = torch.randint(0, 2, order.shape, generator=drawn) * 2.0 - 1
+        self._source = (order % config.hidden_size).to(device)
+        self._signs = signs.to(device)
+        self._random_state = torch.Generator(device or "cpu").manual_seed(seed)
 
     def config(self, **changed: Any) -> LlamaConfig:
         """The small model's config with the large shape."""
@@ -76,15 +80,15 @@ class Enlarger:
 
     def writes(self, weight: Tensor) -> Tensor:
         """R W: [d, n] → [kd, n]."""
-        return weight[self._source] * self._signs[:, None]
+        return (weight[self._source] * self._signs[:, None]).to(weight.dtype)
 
     def reads(self, weight: Tensor) -> Tensor:
         """W Rᵀ/k: [n, d] → [n, kd]."""
-        return weight[:, self._source] * (self._signs / self._shape.copies)
+        return (weight[:, self._source] * (self._signs / self._shape.copies)).to(weight.dtype)
 
     def embedding(self, weight: Tensor) -> Tensor:
         """E Rᵀ: [V, d] → [V, kd]."""
-        return weight[:, self._source] * self._signs
+        return (weight[:, self._source] * self._signs).to(weight.dtype)
 
     def gain(self, weight: Tensor) -> Tensor:
         """A norm's gain: [d] → [kd]."""
@@ -99,7 +103,7 @@ class Enlarger:
         gains = {name: self.gain(small[name]) for name in names if name in small}
         return attention | mlp | gains
 
-    def idle_layer(self, prefix: str) -> Weights:
+    def idle_layer(self, prefix: str, dtype: torch.dtype) -> Weights:
         """A layer that reads like the others and adds zero to the stream."""
         config, size = self._config, self._config.head_dim
         width = config.hidden_size
@@ -113,13 +117,13 @@ class Enlarger:
             "mlp.down_proj": (width, config.intermediate_size),
         }
         small = {
-            f"{prefix}{name}.weight": torch.zeros(rows, columns)
-            if name.endswith(("o_proj", "down_proj"))
-            else self._random(rows, columns)
+            f"{prefix}{name}.weight": self._random(rows, columns, dtype)
+            * (not name.endswith(("o_proj", "down_proj")))
             for name, (rows, columns) in empty.items()
         }
+        ones = torch.ones(width, dtype=dtype, device=self._source.device)
         gains = ("input_layernorm", "post_attention_layernorm")
-        return self.layer(small | {f"{prefix}{n}.weight": torch.ones(width) for n in gains}, prefix)
+        return self.layer(small | {f"{prefix}{name}.weight": ones for name in gains}, prefix)
 
     def _attention(self, small: Weights, prefix: str) -> Weights:
         """Query heads keep their key-value head; the new ones of a group come after the old."""
@@ -153,20 +157,22 @@ class Enlarger:
         return {**wide, name.format("down"): _columns(down, places, units)}
 
     def _rows(self, weight: Tensor, places: Tensor, total: int) -> Tensor:
-        wide = self._random(total, weight.shape[1])
-        wide[places] = weight
+        wide = self._random(total, weight.shape[1], weight.dtype)
+        wide[places.to(wide.device)] = weight
         return wide
 
-    def _random(self, rows: int, columns: int) -> Tensor:
-        return torch.randn(rows, columns, generator=self._generator) * _STD
+    def _random(self, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+        state = self._random_state
+        drawn = torch.randn(rows, columns, generator=state, device=state.device)
+        return (drawn * _STD).to(dtype)
 
 
 def enlarge_target(small: LlamaForCausalLM, shape: Shape, seed: int = 0) -> LlamaForCausalLM:
-    """A model of `shape` with the logits of `small`, in its dtype; embeddings are untied.
+    """A model of `shape` with the logits of `small`, in its dtype, on its device; untied.
 
     Raises ConfigError where the shape is too small or its groups of heads do not fit.
     """
-    enlarger = Enlarger(small.config, shape, seed)
+    enlarger = Enlarger(small.config, shape, seed, small.device)
     config = enlarger.config(num_hidden_layers=shape.layers, tie_word_embeddings=False)
     old = small.state_dict()
     new = {
@@ -177,11 +183,12 @@ def enlarge_target(small: LlamaForCausalLM, shape: Shape, seed: int = 0) -> Llam
     for number in range(shape.layers):
         prefix = f"model.layers.{number}."
         known = number < small.config.num_hidden_layers
-        new |= enlarger.layer(old, prefix) if known else enlarger.idle_layer(prefix)
+        new |= enlarger.layer(old, prefix) if known else enlarger.idle_layer(prefix, small.dtype)
     with torch.device("meta"):
         large = LlamaForCausalLM(config)
-    large.load_state_dict({name: t.to(small.dtype) for name, t in new.items()}, assign=True)
-    large.model.rotary_emb = type(large.model.rotary_emb)(config)  # its frequencies were meta too
+    large.load_state_dict(new, assign=True)
+    rotary = type(large.model.rotary_emb)(config)  # its frequencies were meta too
+    large.model.rotary_emb = rotary.to(small.device)
     return large.eval()
 
 
@@ -190,8 +197,9 @@ def enlarge_head(small: EagleHead, shape: Shape, seed: int = 0) -> EagleHead:
 
     Its features are the target's, R f, and so is what it predicts.
     """
-    enlarger = Enlarger(small.config, shape, seed)
-    large = EagleHead(enlarger.config())
+    weight = small.fc.weight
+    enlarger = Enlarger(small.config, shape, seed, weight.device)
+    large = EagleHead(enlarger.config()).to(weight.device, weight.dtype)
     old, width = small.state_dict(), small.config.hidden_size
     halves = [
         enlarger.reads(old["fc.weight"][:, part]) for part in (slice(width), slice(width, None))
@@ -203,7 +211,7 @@ def enlarge_head(small: EagleHead, shape: Shape, seed: int = 0) -> EagleHead:
     if "fc.bias" in old:
         new["fc.bias"] = enlarger.writes(old["fc.bias"][:, None])[:, 0]
     large.load_state_dict(new)
-    return large.to(small.fc.weight.dtype).eval()
+    return large.eval()
 
 
 def enlarge(source: Path, destination: Path, size: str, seed: int = 0) -> None:
@@ -240,7 +248,7 @@ def main(
 def _columns(weight: Tensor, places: Tensor, total: int) -> Tensor:
     """`weight`'s columns at `places` among zeros."""
     wide = weight.new_zeros(weight.shape[0], total)
-    wide[:, places] = weight
+    wide[:, places.to(wide.device)] = weight
     return wide
 
 
