@@ -117,6 +117,7 @@ class LLM:
             corpus=self._stages.corpus,
             eos=self._stages.eos,
         )
+        self._engine.warm_up()
         self._numbers = itertools.count()
 
     @property

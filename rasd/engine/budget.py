@@ -76,28 +76,42 @@ class Budget:
         self._levels = 4.0
         self._clock = clock
         self._since_s: float | None = None
+        self._rehearses = False
+        self._learns = True
+
+    def rehearse(self, warming: bool | None) -> None:
+        """All sources are asked, but nothing is learned while ``warming``; None ends that."""
+        self._rehearses, self._learns = warming is not None, not warming
+        if warming is None:
+            self.price = self._since_s = None
 
     # --- costs --------------------------------------------------------------------------------
 
     def verified(self, rows: int, slots: int, since_s: float) -> None:
         """A verify that began at ``since_s`` has ended now. ``slots`` -1: it tells nothing."""
         now_s = self._clock()
-        if slots >= 0:
+        if slots >= 0 and self._learns:
             self._verify.observe(rows, slots, now_s - since_s)
         spent_s = now_s - (since_s if self._since_s is None else self._since_s)
         for prospects in (self.draft, *self.found.values(), *self.ahead.values()):
             prospects.pass_time(min(spent_s, 1.0))
         self._since_s = now_s
 
+    def retrieved(self, kind: int, sequences: int, seconds: float, *, ahead: bool) -> None:
+        """Asking a retriever for so many took ``seconds``; ``ahead`` behind nodes."""
+        if self._learns:
+            (self.ahead if ahead else self.found)[kind].cost.observe(sequences, 0, seconds)
+
     def drafted(self, sequences: int, levels: int, seconds: float) -> None:
         """Drafting for so many took ``seconds``; the deepest tree has so many levels."""
-        self.draft.cost.observe(sequences, 0, seconds)
+        if self._learns:
+            self.draft.cost.observe(sequences, 0, seconds)
         if levels:
             self._levels += (levels - self._levels) / 16
 
     def worth(self, sequences: int) -> float:
         """What one more level of drafts for so many must bring, in tokens."""
-        if self.fixed or self.price is None or sequences == 0:
+        if self.fixed or self._rehearses or self.price is None or sequences == 0:
             return 0.0
         level_s = float(self.draft.cost.at(float(sequences))) / max(self._levels, 1.0)
         return level_s / self.price.token_s
@@ -176,14 +190,14 @@ class Budget:
         Args:
             batch: sequences that share the step.
         """
-        if self.fixed or self.price is None:
+        if self.fixed or self._rehearses or self.price is None:
             return [*rounds]
         gains = [self.draft_gains.expected(e.tenant, e.handle, e.without, batch) for e in rounds]
         return _picked(self.draft, rounds, gains, self.price)
 
     def retrieved_for(self, kind: int, rounds: Sequence[Round], *, ahead: bool) -> list[Round]:
         """Of the rounds those for which it pays to ask a retriever; ``ahead`` behind nodes."""
-        if self.fixed or self.price is None:
+        if self.fixed or self._rehearses or self.price is None:
             return [*rounds]
         prospects, learned = self.found[kind], self.found_gains[kind]
         if ahead:

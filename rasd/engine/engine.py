@@ -15,6 +15,7 @@ import numpy as np
 
 from rasd.engine.api import EngineSettings, FinishReason, Gauges, Output, Request
 from rasd.engine.propose import Proposer
+from rasd.engine.rehearse import Rehearsal
 from rasd.engine.scheduler import Planned, Scheduler, StepPlan
 from rasd.engine.sequence import Sequence
 from rasd.engine.timings import Timings
@@ -25,6 +26,7 @@ from rasd.engine.verdict import (
     check_result,
     cost_of,
     count,
+    last_output,
     until_end,
     work_of,
 )
@@ -33,7 +35,6 @@ from rasd.errors import (
     InvalidRequest,
     KVExhausted,
     RasdError,
-    ServerError,
     StageError,
     StageUnavailable,
 )
@@ -147,6 +148,13 @@ class Engine:
         """Asks another retriever for corpora, or none."""
         self._proposer.set_retriever(CORPUS, retriever, self._scheduler.running)
 
+    def warm_up(self, limit_s: float = 1.0) -> None:
+        """Runs made-up steps to know costs, unless it is busy. Raises StageError as `step`."""
+        if not self._sequences and self._proposer.weighs:
+            parts = (self._info, self._scheduler, self._proposer, self._verify, self.timings.clock)
+            self._released += Rehearsal(*parts, limit_s).run()
+            self._verify(StepPlan())
+
     # --- a step -----------------------------------------------------------------------------
 
     @property
@@ -165,8 +173,7 @@ class Engine:
         if self._down:
             raise StageUnavailable("the target failed and was not replaced")
         with self.timings.measure("step"):
-            load = self._scheduler.load()
-            plan = self._scheduler.plan(self._proposer.trees(self._step, load))
+            plan = self._scheduler.plan(self._proposer.trees(self._step, self._scheduler.load()))
             for handle, sequence in plan.set_back:
                 self._retire(handle, sequence)
             for sequence in plan.admitted:
@@ -175,8 +182,7 @@ class Engine:
             outputs, self._outbox = self._outbox, []
             if reply is not None:
                 outputs += self._apply(plan, reply)
-            gained = self._scheduler.running if reply is not None else []
-            self._proposer.ask(self._step, gained)
+            self._proposer.ask(self._step, self._scheduler.running if reply is not None else [])
             return outputs
 
     def _verify(self, plan: StepPlan) -> VerifyReply | None:
@@ -264,11 +270,7 @@ class Engine:
         del self._sequences[sequence.number]
         if sequence.handle >= 0:
             self._retire(sequence.handle, sequence)
-        statistics = sequence.statistics.copy()
-        code = ServerError.code if error else ""
-        return Output(
-            sequence.number, [], [], statistics, finish=reason, error=error, error_code=code
-        )
+        return last_output(sequence, reason, error)
 
     def _retire(self, handle: int, sequence: Sequence) -> None:
         """No stage will hear of this handle again."""

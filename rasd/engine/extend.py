@@ -82,7 +82,7 @@ class Extension:
             if one is not None:
                 behind[each.handle].append(Behind(leaf, kind, one))
         spent_s = asked.spent_s + self._clock() - start_s
-        self._budget.ahead[kind].cost.observe(len(asked.rounds), 0, spent_s)
+        self._budget.retrieved(kind, len(asked.rounds), spent_s, ahead=True)
 
     def _graft(self, each: Round, found: list[Behind], asked: Mapping[int, _Asked | None]) -> None:
         before = self._budget.promise(each.tree, each.limit)

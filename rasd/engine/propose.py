@@ -91,6 +91,11 @@ class Proposer:
         """Whether there is nothing to tell a drafter that listens."""
         return self._drafting.idle
 
+    @property
+    def weighs(self) -> bool:
+        """Whether costs decide anything."""
+        return self._config.mode != "off" and not self.budget.fixed
+
     # --- the life of a sequence -------------------------------------------------------------
 
     def uses(self, sequence: Sequence) -> int:
@@ -239,6 +244,6 @@ class Proposer:
             asked = [each for each in self._rounds.values() if each.asked & kind]
             if not asked:
                 continue
-            self.budget.found[kind].cost.observe(len(asked), 0, self._spent_s[kind])
+            self.budget.retrieved(kind, len(asked), self._spent_s[kind], ahead=False)
             for each in asked:
                 self.budget.learn_found(kind, each.handle, trees.get(each.handle))

@@ -63,6 +63,16 @@ class Scheduler:
         """Slots of the pages that sequences hold between steps."""
         return self._info.page_size * sum(self._pages_for(s.slots) for s in self.running)
 
+    @property
+    def most(self) -> int:
+        """Sequences that may run at once."""
+        return self._config.max_sequences
+
+    def new_handle(self) -> int:
+        """A handle that no sequence had before."""
+        self._handles += 1
+        return self._handles - 1
+
     def add(self, sequence: Sequence) -> None:
         """Queues a sequence.
 
@@ -204,8 +214,7 @@ class Scheduler:
             if claimed > self._pages and self.running:
                 return
             sequence = self.waiting.popleft()
-            sequence.handle = self._handles
-            self._handles += 1
+            sequence.handle = self.new_handle()
             self.running.append(sequence)
             plan.admitted.append(sequence)
             budget -= len(sequence.tokens)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from rasd.engine.api import FinishReason, Request
+from rasd.engine.api import FinishReason, Output, Request
 from rasd.engine.scheduler import Planned, StepPlan
 from rasd.engine.sequence import Sequence
-from rasd.errors import InvalidRequest, RasdError, StageUnavailable
+from rasd.errors import InvalidRequest, RasdError, ServerError, StageUnavailable
 from rasd.stages import Admission, Verified, VerifyReply, VerifyRequest, Work
 from rasd.tree import SOURCES, DraftTree
 
@@ -133,3 +133,10 @@ def count(sequence: Sequence, tree: DraftTree | None, result: Verified, kept: in
         statistics.drafted[name] += int(np.count_nonzero(proposed & bit))
         statistics.accepted[name] += sum(1 for source in accepted if source & bit)
     return accepted + [0] * (kept - len(accepted))
+
+
+def last_output(sequence: Sequence, reason: FinishReason, error: str) -> Output:
+    """The end of a sequence, without tokens."""
+    statistics = sequence.statistics.copy()
+    code = ServerError.code if error else ""
+    return Output(sequence.number, [], [], statistics, finish=reason, error=error, error_code=code)

@@ -291,6 +291,19 @@ def test_a_sequence_without_corpora_asks_none() -> None:
     assert house.retrievers[1].asked == 0
 
 
+@pytest.mark.parametrize("how", ["right", "late", "garbage", None])
+@pytest.mark.parametrize(("kv_slots", "max_sequences"), [(64, 1), (256, 1), (2048, 8), (8192, 64)])
+def test_a_rehearsal_leaves_nothing_behind(
+    how: str | None, kv_slots: int, max_sequences: int
+) -> None:
+    house = House(kv_slots=kv_slots, max_sequences=max_sequences, drafter=how, budget="auto")
+    house.engine.warm_up()
+    house.check_end()
+    assert how == "late" or house.targets[0].largest == (0 if kv_slots < 256 else 64)
+    one = request(0, [2, 3], max_tokens=20)
+    check_answer(one, house.run(one)[0])
+
+
 # --- ends ---------------------------------------------------------------------------------------
 
 
