@@ -11,14 +11,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
-from benchmarks.compare.bench import Bench, Rows
-from benchmarks.compare.cells import RANDOM, Plan, Prompts
+from benchmarks.compare.bench import Rows, run
+from benchmarks.compare.cells import RANDOM, Plan
+from benchmarks.compare.publish import publish
 from benchmarks.compare.systems import SYSTEMS, Models
 from benchmarks.models import paths
 from benchmarks.models.tasks import TASKS
-from rasd.text import load_tokenizer
 
 
 def options() -> argparse.Namespace:
@@ -47,9 +45,7 @@ def main() -> None:
     """Command line."""
     chosen = options()
     models = Models.of(chosen.model, chosen.dtype)
-    path = chosen.place / f"{models.name}-{models.dtype}.jsonl"
-    if chosen.fresh:
-        path.unlink(missing_ok=True)
+    rows = Rows(chosen.place / f"{models.name}-{models.dtype}.jsonl", fresh=chosen.fresh)
     plan = Plan(
         tuple(chosen.tasks),
         tuple(chosen.concurrency),
@@ -58,16 +54,9 @@ def main() -> None:
         chosen.tokens,
         tuple(chosen.lengths),
     )
-    prompts = Prompts(load_tokenizer(str(models.target)))
-    bench = Bench(models, prompts, Rows(path), chosen.place / "logs")
-    try:
-        systems = [SYSTEMS[name] for name in chosen.systems]
-        for system in systems:
-            bench.worker(system)
-        bench.measure(plan.cells(models.positions), systems, chosen.repetitions)
-    finally:
-        bench.close()
-    Console().print(f"rows are in {path}")
+    systems = [SYSTEMS[name] for name in chosen.systems]
+    run(models, plan, systems, rows, chosen.repetitions)
+    publish(models, rows.rows)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,13 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from benchmarks.compare.cells import Cell, Prompts
+from benchmarks.compare.cells import Cell, Plan, Prompts
 from benchmarks.compare.process import Worker, WorkerFailed
 from benchmarks.compare.protocol import Job, Outcome
-from benchmarks.compare.systems import Models, System, corpus_of, start
+from benchmarks.compare.systems import Models, System, start
+from benchmarks.compare.texts import corpus_of
 from benchmarks.models.tasks import TASKS
+from rasd.text import load_tokenizer
 
 Row = dict[str, Any]
 _WARM: Final = 16
@@ -31,9 +33,12 @@ class Rows:
     """Measured rows, each on a line of a file at once."""
 
     path: Path
+    fresh: bool = False
     rows: list[Row] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if self.fresh:
+            self.path.unlink(missing_ok=True)
         if self.path.exists():
             self.rows = [json.loads(line) for line in self.path.read_text().splitlines()]
 
@@ -62,15 +67,19 @@ class Bench:
         self._failed: dict[str, str] = {}
         self._console = Console()
 
-    def measure(self, cells: list[Cell], systems: list[System], repetitions: int) -> None:
+    def measure(self, plan: Plan, systems: list[System], repetitions: int) -> None:
         """All cells, the systems one after another within each; who begins changes."""
         for repetition in range(repetitions):
-            for number, cell in enumerate(cells):
+            for number, cell in enumerate(plan.cells(self._models.positions)):
                 turn = (number + repetition) % len(systems)
                 for system in systems[turn:] + systems[:turn]:
-                    self._row(cell, system, repetition)
+                    if plan.takes(cell, system.name):
+                        self._row(cell, system, repetition)
+            for system in systems:
+                if system.name == "off":
+                    self._curve(system, repetition)
 
-    def curve(self, system: System, repetition: int) -> None:
+    def _curve(self, system: System, repetition: int) -> None:
         """What a forward costs by its rows, for one of ours."""
         worker = self.worker(system)
         if worker is None or self._rows.has("curve", system.name, "", repetition):
@@ -132,8 +141,8 @@ class Bench:
         told = f"{row['rate']:7.1f} tokens/s  τ {row['acceptance']:.2f}"
         self._console.print(f"{repetition} {cell.key:32} {system.name:22} {told}")
 
-    def _remember(self, kind: str, system: str, value: float, **more: Any) -> None:
-        row = {"kind": kind, "system": system, "key": "", "repetition": 0, "value": value}
+    def _remember(self, kind: str, system: str, value: float | str, **more: Any) -> None:
+        row: Row = {"kind": kind, "system": system, "key": "", "repetition": 0, "value": value}
         row |= {"model": self._models.name, "dtype": self._models.dtype}
         self._rows.add(row | more)
 
@@ -143,7 +152,20 @@ class Bench:
         if worker is not None:
             worker.close()
         last = str(error).strip().splitlines()[-1]
+        self._remember("failed", system.name, last)
         self._console.print(f"[red]{system.name} is left out: {last}")
+
+
+def run(models: Models, plan: Plan, systems: list[System], rows: Rows, repetitions: int) -> None:
+    """Starts the systems, measures, and ends them again, whatever happens."""
+    prompts = Prompts(load_tokenizer(str(models.target)))
+    bench = Bench(models, prompts, rows, rows.path.parent / "logs")
+    try:
+        for system in systems:
+            bench.worker(system)
+        bench.measure(plan, systems, repetitions)
+    finally:
+        bench.close()
 
 
 def row_of(cell: Cell, system: str, repetition: int, outcome: Outcome) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -9,10 +10,17 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.compare.protocol import Job
-from benchmarks.models.tasks import TASKS, corpus_documents, prompts
+from benchmarks.compare.texts import corpora, corpus_of, task_prompts
+from benchmarks.models.tasks import TASKS
 
 RANDOM: Final = "random"
 CONTEXT: Final = "context"
+MANY: Final = (
+    *("off", "draft", "routing", "rasd-paper", "rasd"),
+    *("vllm", "vllm-ngram", "vllm-suffix", "vllm-eagle"),
+    *("http-off", "http-rasd", "http-vllm", "http-vllm-ngram", "http-vllm-suffix"),
+    "http-vllm-eagle",
+)
 _HOT: Final = 100.0
 """A temperature at which any token may come: text that nobody can predict."""
 
@@ -64,12 +72,13 @@ class Prompts:
 
     def _make(self, cell: Cell) -> list[list[int]]:
         if cell.task in TASKS:
-            return prompts(cell.task, self.tokenizer, 512)
+            return task_prompts(cell.task, self.tokenizer)
         rng = np.random.default_rng(0)
         if cell.task == RANDOM:
             drawn = rng.integers(2, len(self.tokenizer), (128, 256))
             return [row.tolist() for row in drawn]
-        texts = [document.text for document in corpus_documents("code")]
+        lines = corpora()[corpus_of("code")].read_text().splitlines()
+        texts = [json.loads(line)["text"] for line in lines]
         order = rng.permutation(len(texts)).tolist()
         return [self._long(texts, order[i::8], cell.length) for i in range(8)]
 
@@ -84,14 +93,25 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which cells there are. At ``few`` concurrencies only ``leading`` systems are run."""
+    """Which cells there are.
+
+    Attributes:
+        many: systems that also run several requests at once, random text and long prompts.
+        prompts: per cell, at least as many as run at once; tokens: of each answer.
+        lengths: of long prompts.
+    """
 
     tasks: tuple[str, ...] = (*TASKS, RANDOM)
     concurrency: tuple[int, ...] = (1, 4, 16, 64)
     temperatures: tuple[float, ...] = (0.0, 1.0)
     prompts: int = 8
     tokens: int = 128
-    lengths: tuple[int, ...] = (256, 1024, 2048, 4096, 8000)
+    lengths: tuple[int, ...] = (256, 1024, 2048, 4096, 7936)
+    many: tuple[str, ...] = MANY
+
+    def takes(self, cell: Cell, system: str) -> bool:
+        """Whether a system has a row in this cell."""
+        return system in self.many or (cell.concurrency == 1 and cell.task in TASKS)
 
     def cells(self, positions: int) -> list[Cell]:
         """All of them, for a model of so many positions."""

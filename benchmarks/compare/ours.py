@@ -50,7 +50,7 @@ class Ours:
             seed=job.seed + number,
             ignore_eos=True,
             speculation=self._mode,
-            corpora=(job.corpus,) if job.corpus else (),
+            corpora=tuple({job.corpus} & {*self._llm.corpora}),
         )
         sequence = next(self._numbers)
         self._asked[sequence] = _Asked(number, TextStream(self._llm.tokenizer, ()))

@@ -6,6 +6,7 @@ median over repetitions is what counts: noise that hits a repetition hits both s
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ Row = Mapping[str, Any]
 OUT_OF_DOMAIN: Final = ("docqa", "summary", "indomain")
 COPYING: Final = ("docqa", "summary")
 VLLM: Final = ("vllm", "vllm-ngram", "vllm-suffix", "vllm-eagle")
+HTTP_VLLM: Final = tuple(f"http-{name}" for name in VLLM)
 SPECULATING: Final = ("draft", "prompt", "corpus", "routing", "rasd-paper", "rasd")
 
 
@@ -161,7 +163,7 @@ def cost_of(curve: Mapping[float, float], rows: float) -> float:
     known = sorted(curve)
     if rows <= known[0]:
         return curve[known[0]]
-    for low, high in zip(known, known[1:], strict=False):
+    for low, high in itertools.pairwise(known):
         if rows <= high:
             return curve[low] + (curve[high] - curve[low]) * (rows - low) / (high - low)
     return curve[known[-1]]
@@ -200,6 +202,13 @@ def _promise(table: Table) -> float:
     return min(kept_promise(table, name, task) for name in systems for task in TASKS)
 
 
+def _over_http(concurrency: int) -> Callable[[Table], float]:
+    """How many times longer the service takes than the engine alone, in the worse of two modes."""
+    return lambda table: max(
+        table.over_tasks(mode, f"http-{mode}", concurrency) for mode in ("off", "rasd")
+    )
+
+
 def _beside(kind: str) -> Callable[[Table], float]:
     return lambda table: table.value(kind, "rasd") / table.value(kind, "vllm")
 
@@ -209,6 +218,7 @@ GOALS: Final = (
     Goal("1-plain-over-vllm@16", _over("off", "vllm", 16), least=0.95),
     Goal("2-rasd-over-plain@1", _over("rasd", "off", 1), least=2.5),
     Goal("2-rasd-over-best-vllm@1", _over("rasd", VLLM, 1), least=1.3),
+    Goal("2-http-rasd-over-best-vllm@1", _over("http-rasd", HTTP_VLLM, 1), least=1.15),
     Goal("2-rasd-over-best-vllm@16", _over("rasd", VLLM, 16)),
     Goal("2-rasd-over-transformers@1", _over("rasd", "transformers", 1)),
     Goal("3-rasd-over-draft@1", _over("rasd", "draft", 1), least=1.10),
@@ -221,6 +231,8 @@ GOALS: Final = (
     Goal("4-rasd-over-plain@16-copying", _each(COPYING, "off", 16), least=1.3),
     Goal("5-plain-step-over-forward", lambda table: step_overhead(table, "off"), most=1.10),
     Goal("5-rasd-step-over-forward", lambda table: step_overhead(table, "rasd"), most=1.10),
+    Goal("5-http-over-engine@1", _over_http(1), most=1.10),
+    Goal("5-http-over-engine@16", _over_http(16), most=1.15),
     Goal("6-measured-over-predicted", _promise, least=0.9),
     Goal("7-memory-over-vllm", _beside("memory")),
     Goal("7-start-over-vllm", _beside("start")),

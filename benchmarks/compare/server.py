@@ -26,7 +26,7 @@ class Server:
         self._url = settings["url"]
         self._model = settings["model"]
         self._body = dict(settings["body"])
-        self._corpora = settings["corpora"]
+        self._corpora: list[str] | None = settings["corpora"]
         self._process = subprocess.Popen(
             settings["command"],
             env={**os.environ, **settings["environment"]},
@@ -51,8 +51,8 @@ class Server:
     def run(self, job: Job) -> Outcome:
         """Runs a job through HTTP; of the answers it knows how many tokens, not which."""
         body = {"temperature": job.temperature, "ignore_eos": True, "seed": job.seed, **self._body}
-        if self._corpora:
-            body["corpora"] = [job.corpus] if job.corpus else []
+        if self._corpora is not None:
+            body["corpora"] = [name for name in self._corpora if name == job.corpus]
         begun = time.perf_counter()
         asked = load(self._url, self._model, job.prompts, job.max_tokens, job.concurrency, body)
         results = asyncio.run(asked)

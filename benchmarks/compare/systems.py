@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import sys
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.compare.process import ROOT, Worker
+from benchmarks.compare.texts import corpora
 from benchmarks.compare.vllm import kv_bytes
 from benchmarks.models import paths
-from benchmarks.models.tasks import TASKS, corpus_documents
 from rasd.config import EMBEDDED
 
 THREADS: Final = 2
@@ -128,13 +126,16 @@ def _ours(system: System, models: Models) -> _Made:
         "engine": {"max_sequences": SEQUENCES},
         "datastore": {"root": str(paths.ROOT / "corpora")},
     }
+    uses_corpora = system.how["mode"] in ("corpus", "rasd")
+    asked = [{"name": name, "source": str(path)} for name, path in corpora().items()]
+    asked = asked if uses_corpora else []
     uses_drafter = system.how["mode"] in ("draft", "rasd")
     settings = {
         "model": str(models.target),
         "drafter": str(models.drafter) if uses_drafter else None,
         "dtype": models.dtype,
         "config": config,
-        "corpora": [{"name": name, "source": str(path)} for name, path in corpora().items()],
+        "corpora": asked,
     }
     return [sys.executable, "-m", "benchmarks.compare.ours"], settings, {}
 
@@ -191,7 +192,8 @@ def _http_ours(system: System, models: Models) -> _Made:
     command = [str(Path(sys.executable).with_name("serve")), "run", "--address", "local", str(path)]
     body = {"speculation": system.how["mode"]}
     ready = f"http://127.0.0.1:{port}/ready"
-    return _server(command, port, "rasd", ready, body, corpora=True)
+    names = [corpus["name"] for corpus in settings["corpora"]]
+    return _server(command, port, "rasd", ready, body, names)
 
 
 def _http_vllm(system: System, models: Models) -> _Made:
@@ -205,7 +207,7 @@ def _http_vllm(system: System, models: Models) -> _Made:
     if settings["speculative"]:
         command += ["--speculative-config", json.dumps(settings["speculative"])]
     ready = f"http://127.0.0.1:{port}/health"
-    return _server(command, port, "vllm", ready, {}, corpora=False, **VLLM_ENVIRONMENT)
+    return _server(command, port, "vllm", ready, {}, None, **VLLM_ENVIRONMENT)
 
 
 def _server(
@@ -214,7 +216,7 @@ def _server(
     model: str,
     ready: str,
     body: dict[str, Any],
-    corpora: bool,
+    corpora: list[str] | None,
     **environment: str,
 ) -> _Made:
     settings = {
@@ -236,31 +238,6 @@ _MAKERS: Final = {
     "http-ours": _http_ours,
     "http-vllm": _http_vllm,
 }
-
-
-@cache
-def corpora() -> dict[str, Path]:
-    """A corpus for each task, named after it and its content, and the file to fill it from."""
-    place = paths.ROOT / "corpora-text"
-    place.mkdir(parents=True, exist_ok=True)
-    return {path.stem: path for path in (_source(place, task) for task in TASKS)}
-
-
-def corpus_of(task: str) -> str:
-    """The name of a task's corpus; none for text that is no task's."""
-    return next((name for name in corpora() if name.rpartition("-")[0] == task), "")
-
-
-def _source(place: Path, task: str) -> Path:
-    documents = corpus_documents(task)
-    lines = [json.dumps({"id": document.id, "text": document.text}) for document in documents]
-    content = "\n".join(lines).encode() + b"\n"
-    path = place / f"{task}-{hashlib.sha256(content).hexdigest()[:8]}.jsonl"
-    if not path.exists():
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(content)
-        partial.rename(path)
-    return path
 
 
 def eagle_for_vllm(head: Path) -> Path:
