@@ -58,14 +58,16 @@ class Rows:
 class Bench:
     """Systems that take turns on one pair of models."""
 
-    def __init__(self, models: Models, prompts: Prompts, rows: Rows, logs: Path) -> None:
+    def __init__(
+        self, models: Models, prompts: Prompts, rows: Rows, logs: Path, *, quiet: bool = False
+    ) -> None:
         self._models = models
         self._prompts = prompts
         self._rows = rows
         self._logs = logs
         self._workers: dict[str, Worker] = {}
         self._failed: dict[str, str] = {}
-        self._console = Console()
+        self._console = Console(stderr=True, quiet=quiet, width=150)
 
     def measure(self, plan: Plan, systems: list[System], repetitions: int) -> None:
         """All cells, the systems one after another within each; who begins changes."""
@@ -156,10 +158,18 @@ class Bench:
         self._console.print(f"[red]{system.name} is left out: {last}")
 
 
-def run(models: Models, plan: Plan, systems: list[System], rows: Rows, repetitions: int) -> None:
+def run(
+    models: Models,
+    plan: Plan,
+    systems: list[System],
+    rows: Rows,
+    repetitions: int,
+    *,
+    quiet: bool = False,
+) -> None:
     """Starts the systems, measures, and ends them again, whatever happens."""
     prompts = Prompts(load_tokenizer(str(models.target)))
-    bench = Bench(models, prompts, rows, rows.path.parent / "logs")
+    bench = Bench(models, prompts, rows, rows.path.parent / "logs", quiet=quiet)
     try:
         for system in systems:
             bench.worker(system)

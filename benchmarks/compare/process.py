@@ -99,6 +99,7 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._signal(signal.SIGKILL)
             self._process.wait()
+        self._process.stdout.close()  # type: ignore[union-attr]
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
