@@ -1,110 +1,37 @@
-"""The engine in a process of its own: the loop's mailbox is a socket, its stages are remote."""
+"""The engine's process: the loop, and its models where they are not remote."""
 
 from __future__ import annotations
 
 import logging
-import queue
-from collections.abc import Callable
-from typing import Final
-
-import zmq
+import time
+from typing import TYPE_CHECKING, Final
 
 from actors.cluster import log_to_stderr, node_address
 from actors.draft import DrafterRef, RemoteDrafter
+from actors.mailbox import SocketMailbox
 from actors.retrieve import RemoteRetriever
-from actors.rpc import bind, open_socket
 from actors.table import ShardTable
 from actors.target import RemoteTarget, TargetRef
-from actors.wire import Step, TargetLost, admits, decode, encode
+from actors.wire import TargetLost
 from rasd.config import AppConfig
-from rasd.engine.api import EngineSettings, Gauges, Output
+from rasd.engine.api import EngineSettings
 from rasd.engine.engine import Engine
-from rasd.engine.loop import Cancel, Command, Submit, run
-from rasd.errors import RasdError, StageError, WireError
+from rasd.engine.loop import run
+from rasd.errors import RasdError, StageError, StageTimeout
 from rasd.retrieval.prompt import PromptRetriever
+
+if TYPE_CHECKING:
+    from rasd.local import Models
 
 _log = logging.getLogger(__name__)
 
-# Nobody wakes the loop for an action from another thread: it looks this often while idle.
-_GLANCE_S: Final = 0.05
 _TAKEOVER_S: Final = 30.0
-
-Action = Callable[[], None]
-
-
-class SocketMailbox:
-    """A `rasd.engine.loop.Mailbox` on a socket, for one router. Used by one thread but for `do`.
-
-    Nothing is dropped on the way out: what a slow router has not read is bounded by the lengths
-    of its requests, and waits.
-
-    Attributes:
-        refused: messages that were malformed, unexpected, or lacked the secret.
-    """
-
-    def __init__(self, host: str, secret: bytes) -> None:
-        self.refused = 0
-        self._secret = secret
-        self._router: bytes | None = None
-        self._actions: queue.SimpleQueue[Action] = queue.SimpleQueue()
-        self._socket = open_socket(zmq.ROUTER)
-        self._socket.hwm = 0
-        self.address = bind(self._socket, host)
-
-    def do(self, action: Action) -> None:
-        """Runs ``action`` in the loop's thread, between steps. Any thread may call."""
-        self._actions.put(action)
-
-    def act(self, timeout_s: float = 0.0) -> None:
-        """Runs the actions that are here; waits for the first at most ``timeout_s``."""
-        try:
-            self._actions.get(timeout_s > 0, timeout_s)()
-            while True:
-                self._actions.get_nowait()()
-        except queue.Empty:
-            return
-
-    def receive(self, timeout_s: float) -> list[Command]:
-        """See `Mailbox`; may return before anything has come."""
-        self.act()
-        commands: list[Command] = []
-        patience_ms = int(1000 * min(timeout_s, _GLANCE_S))
-        while self._socket.poll(0 if commands else patience_ms):
-            command = self._read(self._socket.recv_multipart())
-            if command is not None:
-                commands.append(command)
-        return commands
-
-    def send(self, outputs: list[Output], gauges: Gauges) -> None:
-        """See `Mailbox`."""
-        self.tell(Step(outputs, gauges))
-
-    def tell(self, message: Step | TargetLost) -> None:
-        """Sends to the router, once it has shown itself."""
-        if self._router is not None:
-            self._socket.send_multipart([self._router, self._secret, encode(message)])
-
-    def close(self) -> None:
-        """What was not sent is lost."""
-        self._socket.close()
-
-    def _read(self, frames: list[bytes]) -> Command | None:
-        try:
-            if len(frames) != 3 or not admits(self._secret, frames[1]):
-                raise WireError("a message lacks the secret")
-            command = decode(frames[2])
-            if not isinstance(command, Submit | Cancel):
-                raise WireError(f"{type(command).__name__} is not expected here")
-        except WireError as error:
-            self.refused += 1
-            _log.warning("a message is refused: %s", error)
-            return None
-        self._router = frames[0]
-        return command
 
 
 class EngineService:
-    """An engine with remote stages. `run` owns it; the other methods may come from any thread.
+    """An engine and its stages. `run` owns it; the other methods may come from any thread.
+
+    Models that are here live and die with it; of remote ones there may be any number in its time.
 
     Raises:
         StageError: the target does not answer.
@@ -113,7 +40,7 @@ class EngineService:
     def __init__(
         self,
         config: AppConfig,
-        target: TargetRef,
+        target: TargetRef | Models,
         drafter: DrafterRef | None,
         *,
         host: str,
@@ -121,22 +48,27 @@ class EngineService:
     ) -> None:
         self._secret = secret
         self._deadline_s = config.engine.verify_deadline_s
-        self._target = RemoteTarget(target, secret, timeout_s=_TAKEOVER_S)
+        self._target: RemoteTarget | None = None
         self._drafter: RemoteDrafter | None = None
+        if isinstance(target, TargetRef):
+            self._target = RemoteTarget(target, secret, timeout_s=_TAKEOVER_S)
+        stage = self._target or target.target
         self._corpora = RemoteRetriever(
-            config.retrieval, config.speculation, secret, target.info.vocabulary
+            config.retrieval, config.speculation, secret, stage.info.vocabulary
         )
         settings = EngineSettings(config.engine, config.speculation, config.retrieval)
         self._engine = Engine(
-            self._target,
+            stage,
             settings,
+            drafter=None if isinstance(target, TargetRef) else target.drafter,
             prompt=PromptRetriever(config.retrieval),
             corpus=self._corpora,
             eos=target.eos,
             features=config.drafter is not None,
         )
-        self.mailbox = SocketMailbox(host, secret)
-        self.replace_drafter(drafter)
+        self.mailbox = SocketMailbox(host, secret, config.router.stream_interval_s)
+        if drafter is not None:
+            self.replace_drafter(drafter)
 
     def replace_target(self, ref: TargetRef) -> None:
         """Goes on with another target."""
@@ -151,12 +83,18 @@ class EngineService:
         self.mailbox.do(lambda: self._corpora.set_table(table))
 
     def run(self) -> None:
-        """Serves until the process ends, over any number of targets."""
+        """Serves until the process ends, over any number of targets.
+
+        Raises:
+            StageError: the target here failed; what it holds is in doubt, so the process must end.
+        """
         while True:
             try:
                 run(self._engine, self.mailbox)
                 return
             except StageError as error:
+                if self._target is None:
+                    raise
                 self._report(self._target.address, error)
                 self._target.close()
                 self._await_target()
@@ -169,7 +107,7 @@ class EngineService:
 
     def _report(self, address: str, error: StageError) -> None:
         _log.warning("the target at %s is lost: %s", address, error)
-        self.mailbox.tell(TargetLost(address, str(error)))
+        self.mailbox.tell_lost(TargetLost(address, str(error)))
 
     def _take_target(self, ref: TargetRef) -> None:
         try:
@@ -177,7 +115,8 @@ class EngineService:
         except StageError as error:  # its owner makes another one
             self._report(ref.addresses[0], error)
             return
-        self._target.close()
+        if self._target is not None:
+            self._target.close()
         self._engine.replace_target(target)
         self._target = target
 
@@ -190,6 +129,12 @@ class EngineService:
         except RasdError as error:  # text goes on without it; its owner makes another one
             _log.warning("the drafter does not answer: %s", error)
         self._engine.replace_drafter(self._drafter)
+
+    def check(self) -> None:
+        """Raises `StageTimeout` if the loop is stuck, as with models that are here it may be."""
+        stuck_s = time.monotonic() - self.mailbox.seen_s
+        if stuck_s > self._deadline_s + _TAKEOVER_S:
+            raise StageTimeout(f"a step has lasted for {stuck_s:.0f} s")
 
     def timings(self) -> dict[str, tuple[float, int]]:
         """Seconds and occurrences per part of a step (`rasd.engine.timings`)."""
@@ -204,16 +149,32 @@ class EngineActor:
         log_to_stderr()
         self._config = config
         self._secret = secret
+        self._models: Models | None = None
         self._service: EngineService | None = None
 
+    def load(self) -> TargetRef:
+        """Loads target and drafter into this process, to stay. Says what the target is.
+
+        Raises:
+            ModelError, ConfigError: see `rasd.local.load_models`.
+        """
+        from rasd.local import load_models
+
+        self._models = load_models(self._config)
+        return TargetRef((), self._models.target.info, self._models.eos)
+
     def start(self, target: TargetRef, drafter: DrafterRef | None, table: ShardTable) -> str:
-        """Takes over the stages. Returns where the mailbox is.
+        """Takes over the stages, or those loaded here. Returns where the mailbox is.
 
         Raises:
             StageError: the target does not answer.
         """
         service = EngineService(
-            self._config, target, drafter, host=node_address(), secret=self._secret
+            self._config,
+            self._models or target,
+            drafter,
+            host=node_address(),
+            secret=self._secret,
         )
         service.set_table(table)
         self._service = service
@@ -224,7 +185,9 @@ class EngineActor:
         self._started.run()
 
     def ping(self) -> None:
-        """Answers."""
+        """Answers, unless the engine is stuck."""
+        if self._service is not None:
+            self._service.check()
 
     def replace_target(self, ref: TargetRef) -> None:
         """See `EngineService.replace_target`."""

@@ -1,7 +1,8 @@
 """One replica's stages: target ranks, drafter and engine, owned by the router.
 
 The router holds every request's tokens, so that any of them may die: a drafter is re-created
-alone, a rank with all ranks, the engine alone; text goes on where it was.
+alone, a rank with all ranks, the engine alone, or with target and drafter where they live in its
+process; text goes on where it was.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from actors.table import ShardTable
 from actors.target import TargetRank, TargetRef
 from actors.wire import TargetLost
 from rasd.config import AppConfig
-from rasd.errors import StageError
+from rasd.errors import ConfigError, StageError
 
 _log = logging.getLogger(__name__)
 
@@ -32,9 +33,25 @@ _TELL_DEADLINE_S: Final = 10.0
 _RANK_GPU: Final = 0.75
 
 
+def together(config: AppConfig) -> bool:
+    """Whether target and drafter live in the engine's process.
+
+    Raises:
+        ConfigError: they should, but the target has several ranks.
+    """
+    placement, ranks = config.engine.placement, config.target.tensor_parallel
+    if placement == "together" and ranks > 1:
+        raise ConfigError(f"engine.placement together needs tensor_parallel 1; got {ranks}")
+    if placement == "auto":
+        return ranks == 1 and config.target.device == "cpu"
+    return placement == "together"
+
+
 def bundles(config: AppConfig) -> list[dict[str, float]]:
     """A replica's placement group: router with engine, then the ranks, drafter with the first."""
     gpu = {"GPU": 1.0} if config.target.device.startswith("cuda") else {}
+    if together(config):
+        return [{"CPU": 2 * CPU_SHARE, **gpu}]
     ranks = [{"CPU": 2 * CPU_SHARE, **gpu} for _ in range(config.target.tensor_parallel)]
     return [{"CPU": 2 * CPU_SHARE}, *ranks]
 
@@ -53,11 +70,21 @@ class Replica:
         self._drafter_ref: DrafterRef | None = None
         self._engine_address = ""
         self._target_up = asyncio.Event()
+        self._together = together(config)
         self.keepers = {
-            "target": _keeper("target", self._create_target, self._share_target, self._lose_target),
-            "engine": _keeper("engine", self._create_engine, self._share_engine, self._lose_engine),
+            "engine": _keeper("engine", self._create_engine, self._share_engine, self._lose_engine)
         }
-        if config.drafter is not None:
+        if not self._together:
+            self._keep_stages()
+        channel.on_engine_lost = self.keepers["engine"].condemn
+        channel.on_target_lost = self._condemn_target
+
+    def _keep_stages(self) -> None:
+        """Target and drafter have processes of their own."""
+        self.keepers["target"] = _keeper(
+            "target", self._create_target, self._share_target, self._lose_target
+        )
+        if self._config.drafter is not None:
             self.keepers["drafter"] = _keeper(
                 "drafter",
                 self._create_drafter,
@@ -65,8 +92,6 @@ class Replica:
                 self._lose_drafter,
                 vital=False,
             )
-        channel.on_engine_lost = self.keepers["engine"].condemn
-        channel.on_target_lost = self._condemn_target
 
     async def start(self) -> TargetRef:
         """Brings everything up. Says what the target is.
@@ -169,10 +194,15 @@ class Replica:
     # --- engine -----------------------------------------------------------------------------
 
     async def _create_engine(self, crew: list[Any]) -> None:
-        engine = start_actor(EngineActor, self._config, self._secret, bundle=0)
+        gpus = float(self._together and self._config.target.device.startswith("cuda"))
+        engine = start_actor(EngineActor, self._config, self._secret, bundle=0, gpus=gpus)
         crew.append(engine)
-        await engine.ping.remote()  # its process starts while the target loads
-        await self._target_up.wait()
+        if self._together:
+            self._target_ref = await engine.load.remote()
+            self._target_up.set()
+        else:
+            await engine.ping.remote()  # its process starts while the target loads
+            await self._target_up.wait()
         target, drafter, table = self._target_ref, self._drafter_ref, self._table
         try:
             address = await engine.start.remote(target, drafter, table)
@@ -196,6 +226,8 @@ class Replica:
     def _lose_engine(self) -> None:
         self._engine, self._engine_address = None, ""
         self._channel.disconnect()
+        if self._together:
+            self._lose_target()
         self._set_available()
 
     async def _tell_engine(self, method: str, *args: Any) -> None:

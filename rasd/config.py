@@ -138,8 +138,14 @@ class SpeculationConfig(Section):
 
 
 class EngineConfig(Section):
-    """The loop. ``chunk_tokens`` is how much of the prompts enters per step, over all sequences."""
+    """The loop. ``chunk_tokens`` is how much of the prompts enters per step, over all sequences.
 
+    ``placement`` says where a service's target and drafter run: in the engine's process
+    (``together``, for targets of one rank), in processes of their own (``apart``), or ``auto``:
+    together on a CPU, whose cores they share anyway.
+    """
+
+    placement: Literal["auto", "together", "apart"] = "auto"
     max_sequences: Count = 32
     chunk_tokens: Count = 256
     verify_deadline_s: Seconds = 60.0
@@ -199,7 +205,9 @@ class ApiKey(Section):
 class RouterConfig(Section):
     """HTTP and admission. Limits are exact; what is over them gets 429 with Retry-After.
 
-    Without ``api_keys`` only loopback clients are served.
+    Without ``api_keys`` only loopback clients are served. An answer's first and last tokens are
+    sent at once; those between them wait for others at most ``stream_interval_s``, because an
+    event costs the same however many it brings. 0 sends whatever a step brings.
     """
 
     served_model_name: Name = "rasd"
@@ -207,6 +215,7 @@ class RouterConfig(Section):
     max_queued: Annotated[int, Field(ge=0)] = 256
     queue_deadline_s: Seconds = 60.0
     run_deadline_s: Seconds = 600.0
+    stream_interval_s: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 0.05
     max_body_bytes: Count = 8 * 1024 * 1024
     max_choices: Annotated[int, Field(ge=1, le=128)] = 16
     api_keys: list[ApiKey] = []

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
@@ -43,6 +44,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Auto = Literal["auto"]
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """A target and its drafter in this process; ``eos`` are the tokens that end a text."""
+
+    target: LocalTarget
+    drafter: LoadedDrafter | None
+    eos: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,23 +147,34 @@ def load_stages(config: AppConfig) -> LocalStages:
     """
     target, store = config.target, config.datastore
     tokenizer = load_tokenizer(target.model, target.revision)
-    loaded = load_model(target)
-    drafter = _load_drafter(config.drafter, target, loaded)
+    models = load_models(config)
     names = tuple(corpus.name for corpus in store.corpora) if store else ()
     corpus = _open_corpora(tokenizer, store, config.retrieval) if store and names else None
     if corpus is not None:
         corpus = _by_meaning(corpus, tokenizer, config)
     return LocalStages(
         tokenizer,
-        LocalTarget(loaded, target, drafter),
-        drafter,
+        models.target,
+        models.drafter,
         PromptRetriever(config.retrieval),
         corpus,
         names,
-        eos_of(loaded.model),
+        models.eos,
         {name: Browser(Path(store.root).expanduser(), name) for name in names} if store else {},
         config.retrieval.dense is not None,
     )
+
+
+def load_models(config: AppConfig) -> Models:
+    """Loads target and drafter; they share the embedding and the head where those are the same.
+
+    Raises:
+        ModelError, ConfigError: something cannot be loaded or does not fit, by name.
+    """
+    torch.set_num_threads(config.target.threads)
+    loaded = load_model(config.target)
+    drafter = _load_drafter(config.drafter, config.target, loaded)
+    return Models(LocalTarget(loaded, config.target, drafter), drafter, eos_of(loaded.model))
 
 
 def _load_drafter(

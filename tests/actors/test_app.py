@@ -11,12 +11,13 @@ from ray.serve.schema import ServeDeploySchema
 
 from actors import proxy
 from actors.app import build
-from actors.replica import bundles
+from actors.replica import bundles, together
 from actors.scaling import ScaleSetting
 from rasd.config import (
     ApiKey,
     AppConfig,
     DrafterConfig,
+    EngineConfig,
     RouterConfig,
     StoreConfig,
     TargetConfig,
@@ -87,8 +88,20 @@ async def test_loopback_needs_no_keys(monkeypatch: pytest.MonkeyPatch, host: str
     await proxy.check_proxy(RouterConfig())
 
 
+def test_one_rank_on_a_cpu_lives_with_the_engine() -> None:
+    apart, ranks = EngineConfig(placement="apart"), TargetConfig(tensor_parallel=2)
+    assert together(AppConfig()) and not together(AppConfig(engine=apart))
+    assert not together(AppConfig(target=ranks))
+    assert not together(AppConfig(target=TargetConfig(device="cuda")))
+    with pytest.raises(ConfigError, match=r"together needs tensor_parallel 1; got 2"):
+        together(AppConfig(target=ranks, engine=EngineConfig(placement="together")))
+
+
 def test_a_replica_asks_for_what_its_devices_need() -> None:
-    assert bundles(AppConfig()) == [{"CPU": 0.2}, {"CPU": 0.2}]
+    assert bundles(AppConfig()) == [{"CPU": 0.2}]
+    assert bundles(AppConfig(engine=EngineConfig(placement="apart"))) == [{"CPU": 0.2}] * 2
+    alone = AppConfig(target=TargetConfig(device="cuda"), engine=EngineConfig(placement="together"))
+    assert bundles(alone) == [{"CPU": 0.2, "GPU": 1.0}]
     config = AppConfig(
         target=TargetConfig(device="cuda", tensor_parallel=4), drafter=DrafterConfig(device="cuda")
     )

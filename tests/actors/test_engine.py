@@ -14,14 +14,19 @@ from actors.draft import DrafterRef, DraftService
 from actors.engine import EngineService
 from actors.target import TargetRef, TargetService
 from actors.wire import TargetLost
-from rasd.config import AppConfig, EngineConfig
+from rasd.config import AppConfig, EngineConfig, RouterConfig
 from rasd.engine.api import Output, Request
-from rasd.errors import StageUnavailable, Unavailable
-from rasd.stages import DraftQuery, Features, VerifyRequest
+from rasd.engine.loop import Submit
+from rasd.errors import StageError, StageTimeout, StageUnavailable, Unavailable
+from rasd.local import Models
+from rasd.stages import DraftQuery, Features, Ready, VerifyReply, VerifyRequest
 from tests import fakes
 from tests.actors.threads import HOST, SECRET, served
 
-CONFIG = AppConfig(engine=EngineConfig(max_sequences=4, chunk_tokens=8, verify_deadline_s=5))
+CONFIG = AppConfig(
+    engine=EngineConfig(max_sequences=4, chunk_tokens=8, verify_deadline_s=5),
+    router=RouterConfig(stream_interval_s=0),
+)
 
 
 class Restartable:
@@ -55,6 +60,7 @@ class House:
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
+        self.config = CONFIG
         self.channel = EngineChannel(SECRET, patience_s=5)
         self.lost: list[TargetLost] = []
         self.channel.on_target_lost = self.lost.append
@@ -76,7 +82,10 @@ class House:
     def new_engine(self, drafter: DrafterRef | None = None) -> None:
         """Starts an engine in a thread; one that was there falls silent."""
         self.stop_engine()
-        self.engine = EngineService(CONFIG, self.ref, drafter, host=HOST, secret=SECRET)
+        self.start_engine(EngineService(self.config, self.ref, drafter, host=HOST, secret=SECRET))
+
+    def start_engine(self, engine: EngineService) -> None:
+        self.engine = engine
         self.thread = threading.Thread(target=_run, args=(self.engine,), daemon=True)
         self.thread.start()
         self.channel.connect(self.engine.mailbox.address)
@@ -196,6 +205,81 @@ async def test_text_goes_on_with_another_target(house: House, at: int) -> None:
         check(request, each)
     assert [lost.address for lost in house.lost] == [first.addresses[0]]
     assert not house.target.inner.violations
+
+
+async def test_what_waits_to_be_sent_survives_the_target(house: House) -> None:
+    house.config = CONFIG.model_copy(update={"router": RouterConfig(stream_interval_s=0.01)})
+    house.new_engine()
+    failed: list[int] = []
+
+    def fail(request: VerifyRequest) -> None:
+        if request.step > 12 and not failed:
+            failed.append(request.step)
+            raise StageUnavailable("the fake fails")
+
+    house.target.gate = fail
+    running = asyncio.gather(*(collect(house.channel, r) for r in requests()))
+    async with asyncio.timeout(20):
+        while not house.lost:
+            await asyncio.sleep(0.001)
+        assert house.engine is not None
+        house.target, house.ref = house.new_target()
+        house.engine.replace_target(house.ref)
+        outputs = await running
+    for request, each in zip(requests(), outputs, strict=True):
+        check(request, each)
+        assert len(each) < len(tokens_of(each))
+
+
+class Resident(fakes.FakeTarget):
+    """A target in the engine's process; ``gate`` may hold or fail it."""
+
+    gate: Callable[[VerifyRequest], None] = staticmethod(lambda request: None)
+
+    def verify(self, request: VerifyRequest) -> Ready[VerifyReply]:
+        self.gate(request)
+        return super().verify(request)
+
+
+def resident_engine(house: House) -> tuple[Resident, EngineService]:
+    """An engine whose models live with it."""
+    target = Resident()
+    models = Models(target, Drafter(), frozenset({fakes.EOS}))  # type: ignore[arg-type]
+    engine = EngineService(house.config, models, None, host=HOST, secret=SECRET)
+    return target, engine
+
+
+async def test_models_may_live_with_the_engine(house: House) -> None:
+    target, engine = resident_engine(house)
+    house.start_engine(engine)
+    outputs = await asyncio.gather(*(collect(house.channel, r) for r in requests()))
+    for request, each in zip(requests(), outputs, strict=True):
+        check(request, each)
+    assert sum(each[-1].statistics.drafted["draft"] for each in outputs) > 0
+    assert not target.violations
+    engine.check()
+
+
+async def test_an_engine_ends_with_its_own_target(house: House) -> None:
+    target, engine = resident_engine(house)
+
+    def fail(request: VerifyRequest) -> None:
+        raise RuntimeError("memory is broken")
+
+    target.gate = fail  # type: ignore[method-assign]
+    engine.mailbox.receive = lambda timeout_s: [Submit(requests()[0])]  # type: ignore[method-assign]
+    with pytest.raises(StageError, match="memory is broken"):
+        engine.run()
+    engine.mailbox.close()
+
+
+async def test_a_loop_that_is_stuck_does_not_say_that_it_is_well(house: House) -> None:
+    _, engine = resident_engine(house)
+    engine.check()
+    engine.mailbox.seen_s -= 100
+    with pytest.raises(StageTimeout, match="has lasted"):
+        engine.check()
+    engine.mailbox.close()
 
 
 async def test_another_drafter_drafts_for_what_runs(house: House) -> None:
