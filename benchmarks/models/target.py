@@ -25,7 +25,7 @@ from rasd.train.target import export_target
 
 WINDOW: Final = 640
 ROWS: Final = 4
-SHARES: Final = {"general": 0.15, "code": 0.2, "docqa": 0.25, "summary": 0.2, "indomain": 0.2}
+SHARES: Final = {"general": 0.1, "code": 0.2, "docqa": 0.25, "summary": 0.2, "indomain": 0.25}
 """Of the rows of a batch; a row holds text of one kind."""
 ANSWER, PROMPT, GENERAL = 1.0, 0.0, 0.5
 """Weights of a token's loss by where it stands."""
