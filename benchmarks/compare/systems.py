@@ -193,7 +193,8 @@ def _http_ours(system: System, models: Models) -> _Made:
     body = {"speculation": system.how["mode"]}
     ready = f"http://127.0.0.1:{port}/ready"
     names = [corpus["name"] for corpus in settings["corpora"]]
-    return _server(command, port, "rasd", ready, body, names)
+    switches = ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED")  # as `make serve`
+    return _server(command, port, "rasd", ready, body, names, **dict.fromkeys(switches, "1"))
 
 
 def _http_vllm(system: System, models: Models) -> _Made:
@@ -245,7 +246,7 @@ def eagle_for_vllm(head: Path) -> Path:
     place = paths.ROOT / "eagle-for-vllm" / head.parent.name
     place.mkdir(parents=True, exist_ok=True)
     config = json.loads((head / "config.json").read_text())
-    config |= {"model_type": "llama", "architectures": ["EagleLlamaForCausalLM"]}
+    config |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
     (place / "config.json").write_text(json.dumps(config))
     shutil.copy(head / "model.safetensors", place / "model.safetensors")
     return place
