@@ -17,7 +17,7 @@ import torch
 from rasd.config import DrafterConfig
 from rasd.draft import Need
 from rasd.draft.eagle_head import EagleHead
-from rasd.draft.expand import Shape, select
+from rasd.draft.expand import select
 from rasd.draft.features import FeatureBuffer
 from rasd.draft.progress import Progress
 from rasd.draft.runner import EagleRunner
@@ -239,7 +239,8 @@ class EagleDrafter:
             [job.query.sequence for job in jobs],
             [job.progress.output for job in jobs],
             nodes,
-            Shape(levels, self._runner.top_k, worth),
+            levels,
+            worth,
         )
         spoilt = set(candidates.owners[np.isnan(candidates.scores).any(1)].tolist())
         for place, job in enumerate(jobs):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,13 @@ from rasd.draft import kernels
 from rasd.tree import DRAFT, Bools, Draft, DraftTree, Float32s
 
 Int64s = NDArray[np.int64]
+
+
+FIXED_ROWS: Final = 8
+"""Rows that cost as much as a forward does whatever it runs: reading the weights."""
+
+REACH: Final = 0.8
+"""How often the next token is among the candidates below a node that was accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +102,13 @@ class Candidates:
 class Shape:
     """How trees grow: at most ``levels`` deep, at most ``top_k`` nodes expanded per level.
 
-    ``worth`` is what one more level must bring, in expected tokens over all trees.
+    ``row_worth`` is what expanding one node must bring, in expected tokens; a level must bring
+    that of `FIXED_ROWS` nodes beside that of its own.
     """
 
     levels: int
     top_k: int
-    worth: float = 0.0
+    row_worth: float = 0.0
 
 
 def expand(roots: Top, step: Step, shape: Shape, nodes: Int64s) -> Candidates:
@@ -130,15 +139,24 @@ def expand(roots: Top, step: Step, shape: Shape, nodes: Int64s) -> Candidates:
             picked + rows * width,
         )
         rows += len(totals)
-        beam = worthwhile(beam, shape, len(nodes))
+        beam = worthwhile(beam, shape.row_worth)
         if len(beam) == 0:
             break
     return _together(grown)
 
 
-def worthwhile(beam: Beam, shape: Shape, sequences: int) -> Beam:
-    """The nodes worth expanding; none if together they bring less than a level must."""
-    return beam
+def worthwhile(beam: Beam, row_worth: float) -> Beam:
+    """The nodes that bring more than they cost; none if together they do not pay for a level.
+
+    Below a node that is reached with probability p stands the next token with `REACH` times p.
+    """
+    if row_worth <= 0.0:
+        return beam
+    net = REACH * np.exp(beam.scores) - row_worth
+    paying = net > 0
+    if float(net[paying].sum()) <= FIXED_ROWS * row_worth:
+        paying[:] = False
+    return beam[paying]
 
 
 def select(candidates: Candidates, sequence: int, root: int, nodes: int) -> Draft:

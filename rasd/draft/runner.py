@@ -17,11 +17,12 @@ from torch import Tensor
 from rasd.config import DrafterConfig
 from rasd.draft import kernels
 from rasd.draft.eagle_head import EagleHead
-from rasd.draft.expand import Beam, Candidates, Shape, Top, expand
-from rasd.draft.packed import PackedHead, Span
+from rasd.draft.expand import FIXED_ROWS, Beam, Candidates, Shape, Top, expand
+from rasd.draft.packed import PackedHead, Span, int8, int8_pays
 from rasd.draft.rows import Int64s, Rows, consecutive
 from rasd.draft.weights import SharedWeights
 from rasd.errors import ModelError
+from rasd.forward.linear import Linear
 from rasd.tree import Bools
 
 CATCH_UP_ROWS: Final = 256
@@ -69,13 +70,18 @@ class EagleRunner:
         )
         self._device = torch.device(config.device)
         head = head.to(self._device, self.dtype).eval()
-        self._head = PackedHead(head, shared.to(self._device, self.dtype))
+        rounds = config.dtype == "auto" and self.dtype == torch.bfloat16 and int8_pays(self._device)
+        self._dtype = torch.float32 if rounds else self.dtype
+        shared = shared.to(self._device, self.dtype)
+        layout = int8 if rounds else Linear
+        self._head = PackedHead(head, shared, layout, self._dtype, config.kv_slots)
         self.top_k = min(config.top_k, self.vocabulary)
         self._known = min(max(config.top_k, KNOWN_TOKENS), self.vocabulary)
         self.tree_rows = (config.levels - 1) * self.top_k
         self.catch_up_rows = CATCH_UP_ROWS * CATCH_UP_FORWARDS.get(self._device.type, 4)
         size = (self._head.kv_heads, self._head.dim)
-        self.rows = Rows(*size, config.kv_slots, config.page_size, self.dtype, self._device)
+        self.rows = Rows(*size, config.kv_slots, config.page_size, self._dtype, self._device)
+        self._usual_rows = self.top_k / 2  # of a level and sequence, on average
         kernels.warm_up()
 
     def extend(
@@ -99,7 +105,7 @@ class EagleRunner:
             out = self._append(
                 sizes,
                 np.concatenate([tokens[i][part] for i, part in chunk]),
-                torch.cat([features[i][part] for i, part in chunk]).to(self._device),
+                torch.cat([features[i][part] for i, part in chunk]).to(self._device, self._dtype),
             )
             for sequence, rows in sizes.items():
                 self.rows.keep(sequence, rows)
@@ -108,17 +114,27 @@ class EagleRunner:
         return [outputs[sequence] for sequence in sequences]
 
     def grow(
-        self, sequences: list[int], features: list[Tensor], nodes: Int64s, shape: Shape
+        self,
+        sequences: list[int],
+        features: list[Tensor],
+        nodes: Int64s,
+        levels: int,
+        worth: float,
     ) -> Candidates:
-        """Scores trees behind each sequence; leaves no rows. See `rasd.draft.expand.expand`.
+        """Scores trees behind each sequence; leaves no rows.
 
         Args:
             features: [H] each, the output at the sequence's last row.
+            nodes: how many of each tree will be kept; levels: how deep trees may grow.
+            worth: see `rasd.stages.DraftRequest`; of a level with as many rows as levels have on
+                average.
 
         Raises:
             KVExhausted: pages ran out; room for trees is left with some sequences.
         """
-        trees = _Trees(self.rows, sequences, (shape.levels - 1) * shape.top_k)
+        usual = FIXED_ROWS + self._usual_rows * len(sequences)
+        shape = Shape(levels, self.top_k, worth / usual)
+        trees = _Trees(self.rows, sequences, (levels - 1) * self.top_k)
         outputs = torch.stack(features)
 
         def step(beam: Beam) -> Top:
@@ -132,6 +148,8 @@ class EagleRunner:
         candidates = expand(self._top(outputs), step, shape, nodes)
         for sequence in sequences:
             self.rows.keep(sequence, 0)
+        rows = len(candidates.owners) / (trees.depth + 1) / len(sequences)
+        self._usual_rows += (rows - self._usual_rows) / 16
         return candidates
 
     def _append(self, sizes: dict[int, int], tokens: Int64s, features: Tensor) -> Tensor:
@@ -203,6 +221,9 @@ class _Trees:
 
     Args:
         rows: makes room for ``most`` nodes behind each of the sequences.
+
+    Attributes:
+        depth: levels placed.
     """
 
     def __init__(self, rows: Rows, sequences: list[int], most: int) -> None:
@@ -210,7 +231,7 @@ class _Trees:
         self._lengths = np.array([len(context) - most for context in self._contexts])
         self._placed = np.zeros(len(sequences), np.int64)  # nodes of each so far
         self._seen = np.zeros((len(sequences), most), np.bool_)  # per row of the last level
-        self._depth = 0
+        self.depth = 0
 
     def place(self, beam: Beam) -> tuple[list[_Placed], Int64s, Int64s]:
         """The nodes of one level: their spans, int64[R] slots and int64[R] positions."""
@@ -229,8 +250,8 @@ class _Trees:
             hidden = ~self._seen[start:stop, :nodes]
             spans.append(_Placed(start, stop, context, hidden if hidden.any() else None))
             slots.append(context[length + nodes - (stop - start) :])
-        self._depth += 1
-        return spans, np.concatenate(slots), self._lengths[owners] + self._depth - 1
+        self.depth += 1
+        return spans, np.concatenate(slots), self._lengths[owners] + self.depth - 1
 
 
 def _chunks(lengths: list[int], room: int) -> Iterator[list[tuple[int, slice]]]:
