@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 serve: $(STAMP)  ## start the service on http://127.0.0.1:8000
-	$(BIN)/serve run deploy/config.yaml
+	$(BIN)/python -m deploy.serve
 
 test: $(STAMP)  ## the everyday suite
 	$(BIN)/python -m pytest
@@ -34,9 +34,13 @@ format: $(STAMP)  ## put the code into shape
 	$(BIN)/ruff check --fix .
 
 BENCH ?=
+SERVERS := http-off http-rasd http-vllm http-vllm-ngram http-vllm-suffix http-vllm-eagle
 
 bench: $(STAMP)  ## RASD beside vLLM and transformers (hours; BENCH="--tokens 64" and the like)
 	$(BIN)/python -m benchmarks.compare $(BENCH)
+	$(BIN)/python -m benchmarks.compare --systems off rasd $(SERVERS) --temperatures 0 --lengths $(BENCH)
+	$(BIN)/python -m benchmarks.compare --dtype float32 --temperatures 0 --lengths \
+	  --prompts 4 --tokens 64 --concurrency 1 16 --repetitions 1 $(BENCH)
 
 bench-quick: $(STAMP)  ## ours in every mode beside transformers, in five minutes; 1 if a goal is missed
 	$(BIN)/python -m benchmarks.quick

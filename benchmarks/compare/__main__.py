@@ -1,7 +1,8 @@
 """RASD in all its modes beside vLLM and transformers, in one run, turn by turn.
 
-    python -m benchmarks.compare                        # everything; hours
+    python -m benchmarks.compare                        # every library; hours
     python -m benchmarks.compare --systems off vllm --tasks code --concurrency 1 16
+    python -m benchmarks.compare --systems rasd http-rasd http-vllm --concurrency 1 16
 
 What was measured stays in ``--place`` and is not measured again; ``--fresh`` forgets it.
 """
@@ -12,9 +13,9 @@ import argparse
 from pathlib import Path
 
 from benchmarks.compare.bench import Rows, run
-from benchmarks.compare.cells import RANDOM, Plan
+from benchmarks.compare.cells import MANY, RANDOM, Plan
 from benchmarks.compare.publish import publish
-from benchmarks.compare.systems import SYSTEMS, Models
+from benchmarks.compare.systems import LIBRARIES, SYSTEMS, Models
 from benchmarks.models import paths
 from benchmarks.models.tasks import TASKS
 
@@ -28,7 +29,15 @@ def options() -> argparse.Namespace:
     add = parser.add_argument
     add("--model", default="100m", help="size, or a directory that holds target and eagle")
     add("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
-    add("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS), metavar="NAME")
+    add("--systems", nargs="+", default=list(LIBRARIES), choices=list(SYSTEMS), metavar="NAME")
+    add(
+        "--many",
+        nargs="*",
+        default=list(MANY),
+        choices=list(SYSTEMS),
+        metavar="NAME",
+        help="those of them that also run many requests at once, random text and long prompts",
+    )
     add("--tasks", nargs="*", default=list(plan.tasks), choices=[*TASKS, RANDOM])
     add("--concurrency", type=int, nargs="+", default=list(plan.concurrency))
     add("--temperatures", type=float, nargs="+", default=list(plan.temperatures))
@@ -53,6 +62,7 @@ def main() -> None:
         chosen.prompts,
         chosen.tokens,
         tuple(chosen.lengths),
+        tuple(chosen.many),
     )
     systems = [SYSTEMS[name] for name in chosen.systems]
     run(models, plan, systems, rows, chosen.repetitions)

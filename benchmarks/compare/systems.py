@@ -69,6 +69,7 @@ SYSTEMS: dict[str, System] = {
         System("transformers-assisted", "transformers", {"assistant_model": "shipped"}, False),
     )
 }
+LIBRARIES: Final = tuple(SYSTEMS)
 # The same behind OpenAI's HTTP, each in a server of its own.
 SYSTEMS |= {
     f"http-{name}": System(f"http-{name}", f"http-{system.kind}", system.how)
