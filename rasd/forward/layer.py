@@ -104,13 +104,15 @@ class Layer:
         """[T, heads * dim], what each row's heads saw."""
         states = self._qkv(x).view(len(x), -1, self._dim)
         turned = self._heads + self._kv_heads
-        queries_keys = self._head_norm(states[:, :turned])
+        queries_keys, new_values = self._head_norm(states[:, :turned]), states[:, turned:]
+        shape = self._heads, self._kv_heads, self._scale
+        few = step.plan.few(self._number, *shape, step.cos, step.sin)
+        if few is not None:
+            return few(queries_keys, new_values, *step.cache.states(self._number))
         queries_keys = turn(queries_keys, step.cos, step.sin).transpose(0, 1)[None]
-        keys, values = step.cache.update(
-            queries_keys[:, self._heads :], states[:, turned:].transpose(0, 1)[None], self._number
-        )
+        queries, new_keys = queries_keys[:, : self._heads], queries_keys[:, self._heads :]
+        keys, values = step.cache.update(new_keys, new_values.transpose(0, 1)[None], self._number)
         view = step.plan.attend(None, self._heads // self._kv_heads)
-        queries = queries_keys[:, : self._heads]
         return attend(queries, keys, values, view, self._scale).reshape(len(x), -1)
 
     def _sum(self, part: Tensor) -> Tensor:

@@ -208,6 +208,10 @@ class PagedCache(Cache):  # type: ignore[misc]
         size = self.pool.page_size
         return [slice(run.start * size, run.stop * size) for run in runs(pages)]
 
+    def states(self, layer: int) -> tuple[Tensor, Tensor]:
+        """All keys and values of a layer, [1, heads, slots, dim], to be written in place."""
+        return self._views[layer]
+
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rasd.errors import UnsupportedModel
+from rasd.kv.few import Few, takes
 from rasd.kv.view import Item, View, make_view
 from rasd.tree import Int32s
 
@@ -46,6 +47,27 @@ class Plan:
     attended: list[int] = field(default_factory=list)
     waiting: int | None = None
     _views: dict[tuple[int | None, int], View] = field(default_factory=dict)
+    _few: dict[int | None, Few] = field(default_factory=dict)
+
+    def few(
+        self, layer: int, heads: int, kv_heads: int, scale: float, cos: Tensor, sin: Tensor
+    ) -> Few | None:
+        """What turns, stores and attends for a layer in one call; None where it does not pay.
+
+        Built at the first layer of its window, and kept: layers of a model differ in nothing else.
+
+        Args:
+            cos, sin: [T, 1, dim], the angles of the rows.
+        """
+        if not takes(self, heads // kv_heads):
+            return None
+        window = self.windows[layer]
+        few = self._few.get(window)
+        if few is None:
+            few = Few(self, window, heads, kv_heads, scale, cos, sin)
+            self._few[window] = few
+        self.attended.append(layer)
+        return few
 
     def attend(self, sliding_window: int | None, groups: int) -> View:
         """The items as the layer sees them that stored its keys and values just now.

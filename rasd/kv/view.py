@@ -93,7 +93,7 @@ def place(slots: Int64s, device: torch.device) -> slice | Tensor:
 def _single(
     item: Item, window: int | None, groups: int, dtype: torch.dtype, device: torch.device
 ) -> Part:
-    first = _first(item, window)
+    first = first_seen(item, window)
     visible = _visible(item, first, window)
     mask = None if visible.all() else _mask(visible[None], groups, dtype, device)
     return Part(1, slice(item.start, item.stop), place(item.slots[first:], device), mask)
@@ -109,7 +109,7 @@ def batched_view(
     """Items whose rows and contexts are within a factor of two of each other share a call."""
     buckets: dict[tuple[int, int], list[Item]] = {}
     for item in items:
-        rows, slots = item.stop - item.start, len(item.slots) - _first(item, window)
+        rows, slots = item.stop - item.start, len(item.slots) - first_seen(item, window)
         buckets.setdefault((rows.bit_length(), slots.bit_length()), []).append(item)
     parts: list[Part] = []
     order = np.empty(items[-1].stop, np.int64)
@@ -133,7 +133,7 @@ def _together(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Part:
-    firsts = [_first(item, window) for item in bucket]
+    firsts = [first_seen(item, window) for item in bucket]
     longest = max(len(item.slots) - first for item, first in zip(bucket, firsts, strict=True))
     width = -(-longest // 8) * 8  # kernels want aligned rows of the mask
     visible = np.zeros((len(bucket), rows, width), np.bool_)
@@ -154,7 +154,7 @@ def _together(
     )
 
 
-def _first(item: Item, window: int | None) -> int:
+def first_seen(item: Item, window: int | None) -> int:
     """The first slot that some row of the item may see: what a node at depth 0 sees."""
     return 0 if window is None else max(0, item.committed - window + 1)
 

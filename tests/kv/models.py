@@ -10,6 +10,7 @@ from transformers import (
     MistralConfig,
     PreTrainedConfig,
     PreTrainedModel,
+    Qwen2Config,
     Qwen3Config,
 )
 
@@ -35,6 +36,7 @@ def config_of(name: str) -> PreTrainedConfig:
     configs = {
         "llama": lambda: LlamaConfig(**_SIZES),
         "qwen3": lambda: Qwen3Config(**_SIZES, head_dim=16),
+        "qwen2": lambda: Qwen2Config(**_SIZES),
         "mistral": lambda: MistralConfig(**_SIZES, sliding_window=16),
         "qwen3-mixed": lambda: Qwen3Config(
             **_SIZES,

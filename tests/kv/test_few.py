@@ -1,0 +1,103 @@
+"""The kernel for few rows beside a softmax that is written out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rasd.kv import Append, LayerSpec, PagedCache
+
+HEADS, KV_HEADS, DIM = 4, 2, 16
+
+
+def cache_of(dtype: torch.dtype, window: int | None) -> PagedCache:
+    kind = "full" if window is None else "sliding"
+    return PagedCache([LayerSpec(kind, KV_HEADS, DIM, DIM, window)], 2048, 8, dtype, "cpu")
+
+
+def fill(cache: PagedCache, sequence: int, length: int) -> None:
+    cache.open(sequence)
+    cache.plan([Append(sequence, np.arange(-1, length - 1, dtype=np.int32))])
+    cache.commit(sequence, range(length))
+
+
+def turned(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    left, right = states.float().chunk(2, -1)
+    return states.float() * cos.float() + torch.cat((right, left), -1) * sin.float()
+
+
+def slow(cache: PagedCache, plan, queries: Tensor, window: int | None) -> Tensor:
+    """[T, heads * dim], row by row, slot by slot."""
+    keys, values = (states[0].double() for states in cache.states(0))
+    rows = []
+    for item in plan.items:
+        size, new = len(item.slots), len(item.ancestors)
+        positions = [*range(item.committed), *item.positions]
+        for row in range(new):
+            at = item.positions[len(item.positions) - new + row]
+            seen = [
+                slot
+                for index, slot in enumerate(item.slots)
+                if (index < item.committed or item.ancestors[row, index - item.committed])
+                and (window is None or positions[index] > at - window)
+            ]
+            assert len(seen) <= size
+            for head in range(HEADS):
+                kv = head // (HEADS // KV_HEADS)
+                scores = keys[kv, seen] @ queries[item.start + row, head].double() * 0.3
+                rows.append(scores.softmax(0) @ values[kv, seen])
+    return torch.stack(rows).view(-1, HEADS * DIM).float()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("window", [None, 9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_all_see_what_they_may(
+    dtype: torch.dtype, window: int | None, threads: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    cache = cache_of(dtype, window)
+    for store in cache.states(0):
+        store.normal_()
+    appends = []
+    for sequence in range(5):
+        fill(cache, sequence, int(rng.choice([1, 7, 63, 64, 65, 200])))
+        nodes = int(rng.integers(1, 9))
+        tree = [-1, *(rng.integers(-1, node) for node in range(1, nodes))]
+        appends.append(Append(sequence, np.asarray(tree, np.int32)))
+    plan = cache.plan(appends)
+    count = plan.items[-1].stop
+    states = torch.randn(count, HEADS + 2 * KV_HEADS, DIM).to(dtype)
+    cos, sin = torch.rand(2, count, 1, DIM).to(dtype)
+    few = plan.few(0, HEADS, KV_HEADS, 0.3, cos, sin)
+    assert few is not None
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = few(states[:, : HEADS + KV_HEADS], states[:, HEADS + KV_HEADS :], *cache.states(0))
+    finally:
+        torch.set_num_threads(before)
+    placed = np.concatenate([item.slots[-len(item.ancestors) :] for item in plan.items])
+    keys, values = cache.states(0)
+    expected = turned(states[:, : HEADS + KV_HEADS], cos, sin)
+    torch.testing.assert_close(
+        keys[0, :, placed].transpose(0, 1), expected[:, HEADS:].to(dtype), atol=1e-6, rtol=1e-2
+    )
+    assert (values[0, :, placed].transpose(0, 1) == states[:, HEADS + KV_HEADS :]).all()
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(
+        found.float(), slow(cache, plan, expected, window), atol=tolerance, rtol=tolerance
+    )
+    assert plan.attended == [0]
+
+
+def test_large_steps_are_left_to_torch() -> None:
+    cache = cache_of(torch.float32, None)
+    fill(cache, 0, 3)
+    plan = cache.plan([Append(0, np.arange(-1, 199, dtype=np.int32))])
+    none = torch.zeros(200, 1, DIM)
+    assert plan.few(0, HEADS, KV_HEADS, 1.0, none, none) is None
+    assert plan.attended == []
