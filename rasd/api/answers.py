@@ -31,9 +31,13 @@ _TYPES: Final = {
 }
 
 
+# Made once: `json.dumps` makes one per call where its settings are not the default.
+_JSON: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+
+
 def to_json(content: Any) -> bytes:
     """Compact JSON. Lone surrogates, which UTF-8 cannot say, are escaped."""
-    return json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
+    return _JSON.encode(content).encode()
 
 
 def status_of(error: Exception) -> int:

@@ -75,14 +75,14 @@ class Metrics:
 
     def step(self, tokens: int, before: Statistics, now: Statistics) -> None:
         """A sequence gained ``tokens``; its totals went from ``before`` to ``now``."""
-        self._generated.inc(tokens)
-        self._drafts.inc(now.steps - before.steps)
-        self._draft_tokens.inc(now.nodes - before.nodes)
-        self._accepted.inc(now.accepted_nodes - before.accepted_nodes)
-        self._preemptions.inc(now.preemptions - before.preemptions)
+        _add(self._generated, tokens)
+        _add(self._drafts, now.steps - before.steps)
+        _add(self._draft_tokens, now.nodes - before.nodes)
+        _add(self._accepted, now.accepted_nodes - before.accepted_nodes)
+        _add(self._preemptions, now.preemptions - before.preemptions)
         for source in SOURCES:
-            self._drafted_by[source].inc(now.drafted[source] - before.drafted[source])
-            self._accepted_by[source].inc(now.accepted[source] - before.accepted[source])
+            _add(self._drafted_by[source], now.drafted[source] - before.drafted[source])
+            _add(self._accepted_by[source], now.accepted[source] - before.accepted[source])
 
     def first_token(self, seconds: float) -> None:
         """A choice's first text came, so long after its request."""
@@ -132,6 +132,12 @@ class Metrics:
     def _gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         gauge = Gauge(f"rasd:{name}", text, ["model_name"], registry=self.registry)
         gauge.labels(self._model).set_function(read)
+
+
+def _add(counter: Counter, amount: int) -> None:
+    """Each addition takes a lock; most are of nothing."""
+    if amount:
+        counter.inc(amount)
 
 
 class _Total(Collector):
