@@ -18,20 +18,22 @@ import numpy as np
 
 from rasd import kernels
 from rasd.config import SpeculationConfig
-from rasd.engine import kernels as calibrated
+from rasd.engine import kernels as fusing, kernels_score as scoring
 from rasd.engine.calibration import Calibrations
 from rasd.engine.speculate import (
-    Behind, Proposals, build_tree, candidates, graft, leaves_to_extend, sound_continuations,
-    sound_draft,
+    Behind, Proposals, build_tree, candidates, graft, leaves_to_extend,
 )
+from rasd.engine.sound import sound_continuations, sound_draft
 from rasd.tree import CORPUS, PROMPT, Draft, DraftTree
 from rasd.trie import build_trie
 
 def compiled():
     names = ("fuse", "prune", "select", "below", "depths", "is_forest")
     known = {name: len(getattr(kernels, name).signatures) for name in names}
-    for name in ("start", "insert", "score", "ends", "learn"):
-        known[name] = len(getattr(calibrated, name).signatures)
+    for name in ("start", "insert", "ends"):
+        known[name] = len(getattr(fusing, name).signatures)
+    for name in ("score", "learn"):
+        known[name] = len(getattr(scoring, name).signatures)
     return known
 
 kernels.warm_up()

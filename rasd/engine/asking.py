@@ -12,8 +12,8 @@ import numpy as np
 
 from rasd.engine.round import Round
 from rasd.engine.sequence import Sequence as Running
+from rasd.engine.sound import sound_continuations, sound_draft
 from rasd.engine.source import Source, entries_of
-from rasd.engine.speculate import sound_continuations, sound_draft
 from rasd.engine.timings import Timings
 from rasd.stages import (
     Drafter,

@@ -22,7 +22,7 @@ class Evidence:
     Attributes:
         known: float32[N, 7], what the sources say of each; see `rasd.engine.kernels`.
         cells: int32[N, 6], before: float32[N, 6]; how that became a chance; see
-            `rasd.engine.kernels.score`.
+            `rasd.engine.kernels_score.score`.
         rows: int32[N], row of the drafter's distribution behind a node, or -1.
         top: its most probable tokens int32[E, K] and their log-probabilities float32[E, K].
     """

@@ -13,12 +13,12 @@ from typing import Final
 import numpy as np
 
 from rasd.config import SpeculationConfig
-from rasd.engine import kernels
+from rasd.engine import kernels, kernels_score
 from rasd.engine.branches import Branches, Evidence, FusedTree
 from rasd.tree import Int32s
 
 _MOST: Final = 256
-_KEEP: Final = 1 - 1 / 4096
+_KEEP: Final = 1 - 1 / 1024
 
 
 class Calibration:
@@ -26,12 +26,14 @@ class Calibration:
 
     def __init__(self, config: SpeculationConfig) -> None:
         self._doubts = (config.prompt_doubt, config.corpus_doubt)
-        self._table = np.zeros((kernels.CELLS, 3))
+        self._table = np.zeros((kernels_score.CELLS, 3))
 
     def scored(self, branches: Branches) -> FusedTree:
         """The tree of the branches, with the scores that they deserve by now."""
         tokens, parents, sources, origins, rows, known = branches.arrays
-        scores, cells, before = kernels.score(parents, sources, known, self._table, self._doubts)
+        scores, cells, before = kernels_score.score(
+            parents, sources, known, self._table, self._doubts
+        )
         evidence = Evidence(known, cells, before, rows, branches.top)
         return FusedTree(tokens, parents, scores, sources, origins, evidence)
 
@@ -45,7 +47,7 @@ class Calibration:
         evidence = tree.evidence
         if evidence is not None and len(tree) > 1:
             nodes = (tree.tokens, tree.parents)
-            kernels.learn(nodes, evidence.cells, evidence.before, tokens, self._table, _KEEP)
+            kernels_score.learn(nodes, evidence.cells, evidence.before, tokens, self._table, _KEEP)
 
 
 class Calibrations:
@@ -53,6 +55,7 @@ class Calibrations:
 
     def __init__(self, config: SpeculationConfig, most: int = _MOST) -> None:
         kernels.warm_up()
+        kernels_score.warm_up()
         self._config = config
         self._most = most
         self._known: OrderedDict[tuple[str, bool], Calibration] = OrderedDict()

@@ -31,7 +31,7 @@ def branches_of(
 
 
 class Twin:
-    """What is learned, one cell at a time; ``keep`` as in `kernels.learn`."""
+    """What is learned, one cell at a time; ``keep`` as in `kernels_score.learn`."""
 
     def __init__(self, keep: float) -> None:
         self.keep = keep
@@ -81,7 +81,7 @@ class Twin:
 def test_every_chance_is_corrected_by_what_its_cell_saw(
     steps: list[tuple[Draft | None, Continuations | None, Continuations | None, list[int]]],
 ) -> None:
-    calibration, twin = Calibration(CONFIG), Twin(1 - 1 / 4096)
+    calibration, twin = Calibration(CONFIG), Twin(1 - 1 / 1024)
     for draft, prompt, corpus, decided in steps:
         tree = calibration.scored(branches_of(draft, prompt, corpus))
         check(tree)

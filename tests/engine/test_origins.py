@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from rasd.config import EngineConfig, RetrievalConfig, SpeculationConfig
 from rasd.engine.api import EngineSettings, Output, Request
 from rasd.engine.engine import Engine
-from rasd.engine.speculate import Proposals, build_tree, sound_continuations
+from rasd.engine.sound import sound_continuations
+from rasd.engine.speculate import Proposals, build_tree
 from rasd.errors import RasdError
 from rasd.retrieval.prompt import PromptRetriever
 from rasd.stages import Pending, RetrieveReply, RetrieveRequest

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rasd.engine.speculate import sound_continuations
+from rasd.engine.sound import sound_continuations
 from rasd.errors import WireError
 from rasd.retrieval.flat import (
     PackedAnswers,
