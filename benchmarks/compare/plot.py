@@ -5,13 +5,29 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.compare.cells import CONTEXT
 from benchmarks.compare.report import Median
 from benchmarks.models.tasks import TASKS
 
-_SCALING = ("off", "draft", "routing", "rasd", "vllm", "vllm-ngram", "vllm-suffix")
+_COLOURS: Final = {
+    "off": "#7f7f7f",
+    "draft": "#c49c94",
+    "prompt": "#dbc38a",
+    "corpus": "#e7a35b",
+    "routing": "#e377c2",
+    "rasd-paper": "#ff9896",
+    "rasd": "#d62728",
+    "vllm": "#08306b",
+    "vllm-ngram": "#2171b5",
+    "vllm-suffix": "#6baed6",
+    "vllm-eagle": "#c6dbef",
+    "transformers": "#00441b",
+    "transformers-lookup": "#41ab5d",
+    "transformers-assisted": "#a1d99b",
+}
+_SCALING: Final = ("off", "draft", "routing", "rasd", "vllm", "vllm-ngram", "vllm-suffix")
 
 
 def plot(found: Sequence[Median], model: str, path: Path) -> None:
@@ -21,22 +37,25 @@ def plot(found: Sequence[Median], model: str, path: Path) -> None:
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    greedy = [entry for entry in found if entry["temperature"] == 0]
+    greedy = [e for e in found if e["temperature"] == 0 and e["system"] in _COLOURS]
     figure, (bars, many, long) = plt.subplots(
-        1, 3, figsize=(17, 5), gridspec_kw={"width_ratios": [1.6, 1, 1]}
+        1, 3, figsize=(17, 5.6), gridspec_kw={"width_ratios": [1.6, 1, 1]}
     )
     _bars(bars, greedy)
     _many(many, greedy)
     _long(long, greedy)
+    known = {e["system"] for e in greedy}
+    marks = [plt.Rectangle((0, 0), 1, 1, color=_COLOURS[s]) for s in _COLOURS if s in known]
+    figure.legend(marks, [s for s in _COLOURS if s in known], loc="lower center", ncols=7)
     figure.suptitle(f"{model}, greedy, medians")
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.11, 1, 1))
     figure.savefig(path, dpi=120)
 
 
 def _bars(axes: Any, greedy: Sequence[Median]) -> None:
     """A bar per system in a group per task, whiskers from least to most."""
     alone = [e for e in greedy if e["concurrency"] == 1 and e["task"] in TASKS]
-    systems = list(dict.fromkeys(e["system"] for e in alone))
+    systems = [system for system in _COLOURS if system in {e["system"] for e in alone}]
     width = 0.85 / max(1, len(systems))
     for place, system in enumerate(systems):
         cells = [e for e in alone if e["system"] == system]
@@ -44,10 +63,10 @@ def _bars(axes: Any, greedy: Sequence[Median]) -> None:
         rates = [e["rate"] for e in cells]
         low = [e["rate"] - e["rate_spread"][0] for e in cells]
         high = [e["rate_spread"][1] - e["rate"] for e in cells]
-        axes.bar(x, rates, width, yerr=[low, high], label=system, error_kw={"lw": 0.7})
+        spread = {"yerr": [low, high], "error_kw": {"lw": 0.7}}
+        axes.bar(x, rates, width, color=_COLOURS[system], **spread)
     axes.set_xticks([i + 0.4 for i in range(len(TASKS))], TASKS)
     axes.set(ylabel="tokens/s", title="one request at a time")
-    axes.legend(fontsize=7, ncols=2)
 
 
 def _many(axes: Any, greedy: Sequence[Median]) -> None:
@@ -59,21 +78,21 @@ def _many(axes: Any, greedy: Sequence[Median]) -> None:
             for many in sorted({e["concurrency"] for e in cells})
         }
         if len(rates) > 1:
-            axes.plot(list(rates), list(rates.values()), "o-", label=system)
+            axes.plot(list(rates), list(rates.values()), "o-", color=_COLOURS[system])
     axes.set(xlabel="requests at once", ylabel="tokens/s", title="many requests, over the tasks")
     axes.set_xscale("log", base=2)
-    axes.legend(fontsize=7)
 
 
 def _long(axes: Any, greedy: Sequence[Median]) -> None:
     """Tokens per second after the first token, by context."""
-    for system in dict.fromkeys(e["system"] for e in greedy if e["task"] == CONTEXT):
+    for system in _COLOURS:
         cells = [e for e in greedy if e["system"] == system and e["task"] == CONTEXT]
         cells.sort(key=lambda e: e["length"])
+        if not cells:
+            continue
         axes.plot(
-            [e["length"] for e in cells], [e["decode_rate"] for e in cells], "o-", label=system
+            [e["length"] for e in cells], [e["decode_rate"] for e in cells], "o-", color=_COLOURS[system]
         )
     axes.set(xlabel="tokens of context", ylabel="tokens/s after the first", title="long prompts")
     if axes.lines:
         axes.set_xscale("log", base=2)
-        axes.legend(fontsize=7)
