@@ -199,6 +199,8 @@ def _over(ours: str, theirs: str | Sequence[str], concurrency: int) -> Callable[
 
 def _promise(table: Table) -> float:
     systems = {row["system"] for row in table.rows} & set(SPECULATING)
+    if not systems:
+        raise Missing("any speculation")
     return min(kept_promise(table, name, task) for name in systems for task in TASKS)
 
 
