@@ -53,9 +53,11 @@ class Shared:
 
     def __init__(self, target: LocalTarget) -> None:
         self._target, self.info = target, target.info
+        self.restored = 0
 
     def verify(self, request: VerifyRequest) -> Ready[VerifyReply]:
         reply = self._target.verify(request).wait(1.0)
+        self.restored += reply.restored
         shared = [reply.results]
         torch.distributed.broadcast_object_list(shared, 0)
         return Ready(replace(reply, results=shared[0]))
@@ -93,9 +95,13 @@ def rank(number: int, model: str, store: str, runs: list[Run], seed: int, pipe) 
     texts, lengths = generate(target, Shared(target))
     rows = np.concatenate([features.rows for features in sink.got]) if sink.got else None
     drive(Shared(target), runs, seed)
+    again = [replace(run, sequence=run.sequence + 100, text=[], entered=0) for run in runs]
+    shared = Shared(target)
+    drive(shared, again, seed)
+    assert shared.restored > 0
     target.cache.check_integrity()
     assert target.cache.pool.available == target.cache.pool.pages
-    pipe.send((texts, lengths, rows, [spec.kv_heads for spec in target.cache.specs], runs))
+    pipe.send((texts, lengths, rows, [spec.kv_heads for spec in target.cache.specs], runs + again))
     torch.distributed.destroy_process_group()
 
 
@@ -164,6 +170,6 @@ def test_two_ranks_give_the_text_of_one(
             np.testing.assert_allclose(features, rows, atol=1e-3, rtol=1e-3)
         else:
             assert features is None
-        for run, (tokens, leads) in zip(driven, said, strict=True):
+        for run, (tokens, leads) in zip(driven, said * 2, strict=True):
             check_greedy(run.text[: len(tokens)], tokens, leads)
         assert sum(run.drafted for run in driven) > sum(run.accepted for run in driven) > 0
