@@ -8,7 +8,7 @@ tokens that match before it; zeros where the source does not propose the node.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +122,7 @@ def insert(
 
 
 @compiled
-def _believe(known: Float32s, column: int, count: int, of: int, length: int) -> None:
+def _believe(known: Float32s, column: int, count: Any, of: Any, length: Any) -> None:
     """Enters what a source says of a node, unless it said more already."""
     if count > 0 and length >= known[column + LENGTH - COUNT]:
         known[column] = min(count, of)

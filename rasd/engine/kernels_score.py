@@ -7,7 +7,7 @@ what the source says, that of several on the chances by each of them.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,7 +127,7 @@ def _alone(
 @compiled
 def _retrieved(
     table: Float64s, cells: Int32s, before: Float32s, chances: Float64s, claimed: Float64s
-) -> float:
+) -> Any:
     """The chance of a node by prompt and corpus together; 0 where neither has it."""
     chance = 1.0 - (1.0 - chances[1]) * (1.0 - chances[2])
     one, two = _side(chances[1], claimed[1]), _side(chances[2], claimed[2])
@@ -148,7 +148,7 @@ def _fused(
     chances: Float64s,
     claimed: float,
     both: bool,
-) -> float:
+) -> Any:
     """The chance by all there is. Where ``both`` propose a node, not below that of either."""
     drafted, found = chances[0], chances[3]
     side = _side(found, claimed)
@@ -182,7 +182,7 @@ def _exclude(parents: Int32s, chances: Float64s) -> None:
 
 
 @compiled
-def _corrected(table: Float64s, cells: Int32s, before: Float32s, stage: int) -> float:
+def _corrected(table: Float64s, cells: Int32s, before: Float32s, stage: int) -> Any:
     """A chance with its odds moved by how often the like of it came true.
 
     Of a cell are known the trials, the hits and the hits that were expected, to which come

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -141,8 +141,8 @@ class _Text:
             before = self.previous[self.size - 1] if self.size else -1
         else:
             before = _newest(self.tokens, self.newest, self.end - 1, self.gram, self.seed)
-        sizes = (self.size, self.end)
-        matched, total = _hits(self.tokens, self.previous, before, sizes, limits, hits)
+        ends = (self.size, self.end)
+        matched, total = _hits(self.tokens, self.previous, before, ends, limits, hits)
         if matched < self.gram:
             return Continuations.none()
         table = np.array([[address(self.tokens), address(hits), total, 0, 0, 0]], np.int64)
@@ -206,8 +206,8 @@ def _newest(tokens: Int32s, newest: Int32s, position: int, gram: int, seed: int)
 
 
 @compiled
-def _slot(tokens: Int32s, newest: Int32s, position: int, gram: int, seed: int) -> int:
-    """Where the hash table has, or would have, the gram that ends at ``position``."""
+def _slot(tokens: Int32s, newest: Int32s, position: int, gram: int, seed: int) -> Any:
+    """int64: where the hash table has, or would have, the gram that ends at ``position``."""
     mask = len(newest) - 1
     mixed = np.uint64(seed)
     for i in range(gram):
@@ -216,7 +216,7 @@ def _slot(tokens: Int32s, newest: Int32s, position: int, gram: int, seed: int) -
     slot = np.int64(mixed) & mask
     while newest[slot] >= 0 and _common(tokens, newest[slot], position, gram) < gram:
         slot = (slot + 1) & mask
-    return slot  # type: ignore[no-any-return]
+    return slot
 
 
 @compiled
