@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 # oneDNN chooses one layout for all small numbers of rows; larger ones run as fast over it.
@@ -34,8 +34,8 @@ class Linear:
             self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight, _LAYOUT_ROWS)
 
     @classmethod
-    def of(cls, *modules: nn.Linear) -> Linear:
-        """Several layers of one input as one product, their outputs side by side.
+    def of(cls, *modules: Any) -> Linear:
+        """Several `torch.nn.Linear` of one input as one product, outputs side by side.
 
         Of a sharded model this rank's part: its rows where outputs are split, its columns where
         inputs are; those partial sums carry the bias on the first rank only.
@@ -71,7 +71,7 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 def _takes(weight: Tensor) -> bool:
     """Whether oneDNN has a layout of its own for this weight."""
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if weight.dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from rasd.kv.kernel import FIELDS, compiled
-from rasd.kv.view import Bools, Int64s, Item, first_seen
+from rasd.kv.view import Int64s, Item, first_seen
+from rasd.tree import Bools
 
 if TYPE_CHECKING:
     from rasd.kv.plan import Plan

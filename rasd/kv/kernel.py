@@ -9,7 +9,7 @@ Only numba reads this file: it is compiled when a packed decoder is first loaded
 takes some seconds, and kept on disk. `rasd.kv.few` calls it.
 """
 
-# mypy: disable-error-code="no-untyped-call, no-untyped-def, untyped-decorator"
+# mypy: disable-error-code="import-untyped, no-untyped-call, no-untyped-def, untyped-decorator"
 from __future__ import annotations
 
 import math
@@ -119,7 +119,7 @@ def _narrow(typing: Any, value: Any, like: Any) -> Any:
 
 
 @njit(fastmath=_FAST, inline="always")
-def _exp(x: float) -> float:
+def _exp(x):
     """e to a power that is not positive; vectorises, which the library's does not."""
     x = max(x * _LOG2E, np.float32(-126.0))
     whole = np.floor(x)

@@ -75,7 +75,7 @@ class Runner:
         except BaseException:
             self._cache.commit_all({work.sequence: [] for work in works})
             raise
-        return Outputs(list(logits.split(counts)), hidden, starts, plan.attended)
+        return Outputs(list(torch.split(logits, counts)), hidden, starts, plan.attended)
 
 
 def _rows(works: Sequence[Work]) -> tuple[list[int], list[int], Int64s]:
