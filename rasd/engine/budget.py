@@ -32,7 +32,7 @@ class Load:
 
     Attributes:
         rows: tokens that are decided already.
-        gaining: sequences that gain a token.
+        gaining: sequences that gain a token; all of them while none does yet.
         slots: tokens in the cache that the rows attend to, over all sequences.
     """
 
@@ -60,12 +60,13 @@ class Budget:
     Attributes:
         fixed: trees are as large as they may be, and all sources are asked whatever it costs.
         price: of the newest step; None before the first.
+        rehearses: all sources are asked, and of several measurements the fastest counts.
         draft, found, ahead: what asking costs and brings, the retrievers' by kind.
     """
 
     def __init__(self, config: SpeculationConfig, clock: Callable[[], float]) -> None:
         self.fixed = config.budget == "fixed"
-        self.draft = Prospects(4e-3, 8, share=0.01, least=1 / 8)
+        self.draft = Prospects(4e-3, 8, share=5e-3, least=1 / 8)
         self.draft_gains = DraftGains()
         self.found = {kind: Prospects(5e-5, 1, share=5e-3, least=1 / 2) for kind in _KINDS}
         self.found_gains = {kind: RecentGains(0.3) for kind in _KINDS}
@@ -76,22 +77,33 @@ class Budget:
         self._levels = 4.0
         self._clock = clock
         self._since_s: float | None = None
-        self._rehearses = False
-        self._learns = True
+        self.rehearses = False
+        self._rehearsed: dict[tuple[int, int], tuple[CostTable, int, float]] = {}
 
-    def rehearse(self, warming: bool | None) -> None:
-        """All sources are asked, but nothing is learned while ``warming``; None ends that."""
-        self._rehearses, self._learns = warming is not None, not warming
-        if warming is None:
+    def rehearse(self, *, going_on: bool) -> None:
+        """All sources are asked. Of equal calls until the next call of this the fastest counts."""
+        for table, size, seconds in self._rehearsed.values():
+            table.observe(size, 0, seconds)
+        self._rehearsed.clear()
+        self.rehearses = going_on
+        if not going_on:
             self.price = self._since_s = None
+
+    def _observe(self, table: CostTable, size: int, slots: int, seconds: float) -> None:
+        if not self.rehearses:
+            table.observe(size, slots, seconds)
+            return
+        key = (id(table), size)
+        if key not in self._rehearsed or self._rehearsed[key][2] > seconds:
+            self._rehearsed[key] = (table, size, seconds)
 
     # --- costs --------------------------------------------------------------------------------
 
     def verified(self, rows: int, slots: int, since_s: float) -> None:
         """A verify that began at ``since_s`` has ended now. ``slots`` -1: it tells nothing."""
         now_s = self._clock()
-        if slots >= 0 and self._learns:
-            self._verify.observe(rows, slots, now_s - since_s)
+        if slots >= 0:
+            self._observe(self._verify, rows, slots, now_s - since_s)
         spent_s = now_s - (since_s if self._since_s is None else self._since_s)
         for prospects in (self.draft, *self.found.values(), *self.ahead.values()):
             prospects.pass_time(min(spent_s, 1.0))
@@ -99,19 +111,18 @@ class Budget:
 
     def retrieved(self, kind: int, sequences: int, seconds: float, *, ahead: bool) -> None:
         """Asking a retriever for so many took ``seconds``; ``ahead`` behind nodes."""
-        if self._learns:
-            (self.ahead if ahead else self.found)[kind].cost.observe(sequences, 0, seconds)
+        prospects = self.ahead[kind] if ahead else self.found[kind]
+        self._observe(prospects.cost, sequences, 0, seconds)
 
     def drafted(self, sequences: int, levels: int, seconds: float) -> None:
         """Drafting for so many took ``seconds``; the deepest tree has so many levels."""
-        if self._learns:
-            self.draft.cost.observe(sequences, 0, seconds)
+        self._observe(self.draft.cost, sequences, 0, seconds)
         if levels:
             self._levels += (levels - self._levels) / 16
 
     def worth(self, sequences: int) -> float:
         """What one more level of drafts for so many must bring, in tokens."""
-        if self.fixed or self._rehearses or self.price is None or sequences == 0:
+        if self.fixed or self.rehearses or self.price is None or sequences == 0:
             return 0.0
         level_s = float(self.draft.cost.at(float(sequences))) / max(self._levels, 1.0)
         return level_s / self.price.token_s
@@ -190,14 +201,14 @@ class Budget:
         Args:
             batch: sequences that share the step.
         """
-        if self.fixed or self._rehearses or self.price is None:
+        if self.fixed or self.rehearses or self.price is None:
             return [*rounds]
         gains = [self.draft_gains.expected(e.tenant, e.handle, e.without, batch) for e in rounds]
         return _picked(self.draft, rounds, gains, self.price)
 
     def retrieved_for(self, kind: int, rounds: Sequence[Round], *, ahead: bool) -> list[Round]:
         """Of the rounds those for which it pays to ask a retriever; ``ahead`` behind nodes."""
-        if self.fixed or self._rehearses or self.price is None:
+        if self.fixed or self.rehearses or self.price is None:
             return [*rounds]
         prospects, learned = self.found[kind], self.found_gains[kind]
         if ahead:

@@ -19,6 +19,8 @@ SIZES: Final = np.asarray([1, 2, 3, *(base << i for i in range(11) for base in (
 _READS: Final = 512
 _COLUMNS: Final = 10
 _SLOWER, _FASTER = 0.1, 0.2
+_BOUND: Final = 1.5
+_ELSEWHERE: Final = 0.25
 _KNOWN: Final = 10.0
 _FORGET: Final = 0.99
 
@@ -41,6 +43,7 @@ class CostTable:
         self._known = np.zeros(self._seconds.shape)  # measurements behind an entry, fading
         places = np.arange(len(SIZES))
         self._near = np.maximum(0.8 ** np.abs(places[:, None] - places[None, :]), 0.25)
+        self._met = np.zeros(columns, np.bool_)  # columns with measurements
         self._curves: dict[int, Float64s] = {}
         self.measured = False
 
@@ -49,26 +52,32 @@ class CostTable:
         if size < 1 or seconds <= 0:
             return
         column, place = self._column(slots), _nearest(size)
+        if not self._met[column]:
+            self._open(column)
         ratio = seconds / float(np.interp(size, SIZES, self._seconds[column]))
         known = float(self._known[column, place])
         if self.measured:
-            bound = 4.0 if known < 1 else 1.5
-            ratio = min(max(ratio, 1 / bound), bound)
+            ratio = min(max(ratio, 1 / _BOUND), _BOUND)
         rate = max(1 / (1 + known), _FASTER if ratio < 1 else _SLOWER)
         self._move(column, place, rate * (ratio - 1))
         self._known *= _FORGET
         self._known[column, place] = min(known + 1, _KNOWN)
-        self.measured = True
+        self.measured = self._met[column] = True
         self._curves.clear()
 
+    def _open(self, column: int) -> None:
+        """Begins with what is known of calls that read about as much."""
+        if self.measured:
+            known = self._nearest(column)
+            self._seconds[column] = self._seconds[known]
+            self._known[column] = self._known[known] / 4
+
     def _move(self, column: int, place: int, change: float) -> None:
-        shares = 0.25 / (1 + self._known)
-        if not self.measured:
-            shares[:] = 1.0
-        elif not self._known[column].any():
-            shares[column] = 1.0
-        else:
-            shares[column] = self._near[place] / (1 + self._known[column])
+        """Moves an entry, and with it others of the same column more than those of others."""
+        shares = _ELSEWHERE / (1 + self._known)
+        shares[column] = (self._near[place] if self._met[column] else 1.0) / (
+            1 + self._known[column]
+        )
         shares[column, place] = 1.0
         self._seconds *= 1 + change * shares
 
@@ -77,7 +86,7 @@ class CostTable:
         column = self._column(slots)
         found = self._curves.get(column)
         if found is None:
-            row = self._seconds[column]
+            row = self._seconds[self._nearest(column)]
             below = np.minimum.accumulate(row[::-1])[::-1]
             found = self._curves[column] = (np.maximum.accumulate(row) + below) / 2
         return found
@@ -88,6 +97,13 @@ class CostTable:
         sizes = np.asarray(sizes, np.float64)
         beyond = np.maximum(sizes / SIZES[-1], 1.0)
         return np.asarray(np.interp(sizes, SIZES, curve) * beyond)
+
+    def _nearest(self, column: int) -> int:
+        """The column itself or the nearest that was measured, the lower of two."""
+        if self._met[column] or not self.measured:
+            return column
+        met = np.flatnonzero(self._met)
+        return int(met[np.argmin(np.abs(met - column))])
 
     def _column(self, slots: float) -> int:
         return min(int(max(slots, 1) / _READS).bit_length(), len(self._seconds) - 1)

@@ -180,9 +180,9 @@ class Engine:
                 self._proposer.admit(sequence)
             reply = self._verify(plan)
             outputs, self._outbox = self._outbox, []
-            if reply is not None:
-                outputs += self._apply(plan, reply)
-            self._proposer.ask(self._step, self._scheduler.running if reply is not None else [])
+            outputs += self._apply(plan, reply) if reply is not None else []
+            gained = self._scheduler.running if reply is not None else []
+            self._proposer.ask(self._step, gained, self._scheduler.load())
             return outputs
 
     def _verify(self, plan: StepPlan) -> VerifyReply | None:

@@ -130,8 +130,8 @@ class Proposer:
 
     # --- asking -----------------------------------------------------------------------------
 
-    def ask(self, step: int, running: Iterable[Sequence]) -> None:
-        """Starts all sources on the next trees, as far as it pays."""
+    def ask(self, step: int, running: Iterable[Sequence], load: Load) -> None:
+        """Starts all sources on the next trees, as far as it pays; ``load`` as for `trees`."""
         self._rounds = {each.handle: each for each in map(self._round, running) if each.limit > 0}
         self._spent_s = dict.fromkeys(self._spent_s, 0.0)
         for kind, retrieving in self._retrieving.items():
@@ -140,7 +140,7 @@ class Proposer:
             if retrieving.source.ready:
                 self._take_found(kind, retrieving)
         self._build()
-        self._ask_drafter(step)
+        self._ask_drafter(step, load)
 
     def _round(self, sequence: Sequence) -> Round:
         request, uses = sequence.request, self.uses(sequence)
@@ -164,9 +164,10 @@ class Proposer:
                 each.asked |= kind
         self._spent_s[kind] += self._clock() - start_s
 
-    def _ask_drafter(self, step: int) -> None:
+    def _ask_drafter(self, step: int, load: Load) -> None:
         chosen: list[Round] = []
-        if self._drafting.drafter is not None:
+        if self._drafting.drafter is not None and self._rounds:
+            self._nodes(load)  # sets the price of doing without
             wanting = [each for each in self._rounds.values() if each.uses & DRAFT]
             wanting = [each for each in wanting if not routed(each.proposals, self._config)]
             for each in wanting:
@@ -194,8 +195,10 @@ class Proposer:
         self._build()
         self._learn_drafts()
         self._extension.extend(step, self._rounds.values(), self._retrieving)
+        kept = self._nodes(load)
+        self._timings.note("nodes", sum(nodes for _, _, nodes in kept))
         with self._timings.measure("fuse", count=0):
-            trees = self._cut(load)
+            trees = {each.handle: cut(tree, nodes) for each, tree, nodes in kept}
             self._learn_found(trees)
         return trees
 
@@ -224,11 +227,13 @@ class Proposer:
             for each in self._rounds.values():
                 each.build(self._config)
 
-    def _cut(self, load: Load) -> dict[int, DraftTree]:
-        grown = [(e, e.tree) for e in self._rounds.values() if e.tree is not None]
-        kept = self.budget.nodes([tree for _, tree in grown], [e.limit for e, _ in grown], load)
-        self._timings.note("nodes", sum(kept))
-        return {e.handle: cut(tree, n) for (e, tree), n in zip(grown, kept, strict=True) if n}
+    def _nodes(self, load: Load) -> list[tuple[Round, DraftTree, int]]:
+        """The rounds that have trees, these, and how many nodes of them to verify."""
+        with self._timings.measure("fuse", count=0):
+            grown = [(e, e.tree) for e in self._rounds.values() if e.tree is not None]
+            limits = [each.limit for each, _ in grown]
+            kept = self.budget.nodes([tree for _, tree in grown], limits, load)
+            return [(*each, nodes) for each, nodes in zip(grown, kept, strict=True) if nodes]
 
     # --- learning what pays -----------------------------------------------------------------
 

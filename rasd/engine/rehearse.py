@@ -69,8 +69,8 @@ class Rehearsal:
                 finally:
                     for sequence in group:
                         self._proposer.retire(sequence.handle, sequence)
-        self._proposer.budget.rehearse(None)
-        self._proposer.ask(0, [])
+        self._proposer.budget.rehearse(going_on=False)
+        self._proposer.ask(0, [], self._scheduler.load())
         return handles
 
     def _fits(self, count: int, tokens: int) -> bool:
@@ -93,15 +93,15 @@ class Rehearsal:
         return sequence
 
     def _play(self, group: list[Sequence], sizes: tuple[int, ...]) -> None:
-        """Prompts first, then each size some times; the first of them only warms up."""
+        """Prompts first, then each size some times: the first warms up."""
         budget = self._proposer.budget
-        budget.rehearse(True)
+        budget.rehearse(going_on=True)
         works = [Planned(each, True, chunk=len(each.tokens)) for each in group]
         if not self._step(StepPlan(group, [], works)):
             return
         for size in sizes:
-            for repeat in range(_REPEATS):
-                budget.rehearse(repeat == 0)
+            budget.rehearse(going_on=True)
+            for _ in range(_REPEATS):
                 works = [_planned(each, size) for each in group]
                 enough = min(each.remaining for each in group) > _DEPTH
                 in_time = self._clock() < self._until_s
@@ -118,7 +118,7 @@ class Rehearsal:
             check_result(planned, result, self._info.vocabulary)
             self._scheduler.commit(planned, len(result.path))
             planned.sequence.tokens += result.tokens.tolist()
-        self._proposer.ask(0, [planned.sequence for planned in plan.work])
+        self._proposer.ask(0, [w.sequence for w in plan.work], self._scheduler.load())
         return True
 
 

@@ -120,7 +120,8 @@ class Scheduler:
         if len(self.running) < self._config.max_sequences:
             lacking += sum(len(sequence.tokens) for sequence in self.waiting)
         rows = decoding + min(lacking, self._config.chunk_tokens)
-        return Load(rows, decoding, sum(sequence.slots for sequence in self.running))
+        gaining = decoding or len(self.running) + len(self.waiting)
+        return Load(rows, gaining, sum(sequence.slots for sequence in self.running))
 
     def plan(self, trees: Mapping[int, DraftTree]) -> StepPlan:
         """Decides one step; ``trees`` by handle. Decoding sequences without one decode plainly.
