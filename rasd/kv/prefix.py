@@ -75,11 +75,11 @@ class Prefixes:
         text = _Text(self._digest(b"tenant", tenant.encode()))
         chain = self._known(text.digest, tokens[:-1])[: self._pool.available]
         pages = min(max(self._pages_for(room), len(chain), 1), self._pool.pages)
-        sources, home = self._choose([self._where(digest) for digest in chain], pages)
+        sources, home = self._choose([places for _, places in chain], pages)
         for page in reversed(sources):
             self._pool.touch(page)
         taken = self._cache.adopt(sequence, sources, home)
-        for page, digest in zip(taken, chain, strict=True):
+        for page, (digest, _) in zip(taken, chain, strict=True):
             self._learn(page, digest)
             text.digest = digest
         text.pages = len(chain)
@@ -121,14 +121,15 @@ class Prefixes:
     def _digest(self, before: bytes, data: bytes) -> bytes:
         return blake2b(before + data, digest_size=_DIGEST_BYTES, key=self._key).digest()
 
-    def _known(self, digest: bytes, tokens: Int32s) -> list[bytes]:
-        """The digests of the full pages that begin a text, as far as some page holds them."""
-        size, chain = self._pool.page_size, list[bytes]()
+    def _known(self, digest: bytes, tokens: Int32s) -> list[tuple[bytes, list[int]]]:
+        """The full pages that begin a text, while there are any: their digests and places."""
+        size, chain = self._pool.page_size, list[tuple[bytes, list[int]]]()
         for start in range(0, len(tokens) - size + 1, size):
             digest = self._digest(digest, _octets(tokens[start : start + size]))
-            if not self._where(digest):
+            places = self._where(digest)
+            if not places:
                 break
-            chain.append(digest)
+            chain.append((digest, places))
         return chain
 
     def _where(self, digest: bytes) -> list[int]:
