@@ -190,6 +190,8 @@ class EagleDrafter:
                 continue
             progress = self._sequences.setdefault(sequence, Progress())
             self._sequences.move_to_end(sequence)
+            if progress.tree is not None and query.start == progress.end:
+                self._runner.chances.learn(progress.tree, query.tokens.astype(np.int32))
             progress.hear(query, self._limit)
             first = progress.first_row(self._features.span(sequence))
             if first is None:
@@ -248,7 +250,9 @@ class EagleDrafter:
                 self._forget(job.query.sequence)  # the head overflowed: its rows are worthless
                 continue
             root = int(job.query.tokens[-1])
-            drafts[job.index] = select(candidates, place, root, int(nodes[place]))
+            draft = select(candidates, place, root, int(nodes[place]))
+            drafts[job.index] = draft
+            job.progress.tree = draft.tree if worth > 0.0 else None
 
     # --- memory -------------------------------------------------------------------------------
 

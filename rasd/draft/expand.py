@@ -23,7 +23,7 @@ Int64s = NDArray[np.int64]
 FIXED_ROWS: Final = 8
 """Rows that cost as much as a forward does whatever it runs: reading the weights."""
 
-REACH: Final = 0.8
+REACH: Final = 0.9
 """How often the next token is among the candidates below a node that was accepted."""
 
 
@@ -98,17 +98,23 @@ class Candidates:
     top: Top
 
 
+def _as_they_are(probabilities: Float32s) -> NDArray[np.float64]:
+    return probabilities.astype(np.float64)
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """How trees grow: at most ``levels`` deep, at most ``top_k`` nodes expanded per level.
 
     ``row_worth`` is what expanding one node must bring, in expected tokens; a level must bring
-    that of `FIXED_ROWS` nodes beside that of its own.
+    that of `FIXED_ROWS` nodes beside that of its own. ``chances`` tells of path probabilities how
+    often the text goes along.
     """
 
     levels: int
     top_k: int
     row_worth: float = 0.0
+    chances: Callable[[Float32s], NDArray[np.float64]] = _as_they_are
 
 
 def expand(roots: Top, step: Step, shape: Shape, nodes: Int64s) -> Candidates:
@@ -139,22 +145,19 @@ def expand(roots: Top, step: Step, shape: Shape, nodes: Int64s) -> Candidates:
             picked + rows * width,
         )
         rows += len(totals)
-        beam = worthwhile(beam, shape.row_worth)
+        beam = worthwhile(beam, shape)
         if len(beam) == 0:
             break
     return _together(grown)
 
 
-def worthwhile(beam: Beam, row_worth: float) -> Beam:
-    """The nodes that bring more than they cost; none if together they do not pay for a level.
-
-    Below a node that is reached with probability p stands the next token with `REACH` times p.
-    """
-    if row_worth <= 0.0:
+def worthwhile(beam: Beam, shape: Shape) -> Beam:
+    """The nodes that bring more than they cost; none if together they do not pay for a level."""
+    if shape.row_worth <= 0.0:
         return beam
-    net = REACH * np.exp(beam.scores) - row_worth
+    net = REACH * shape.chances(np.exp(beam.scores)) - shape.row_worth
     paying = net > 0
-    if float(net[paying].sum()) <= FIXED_ROWS * row_worth:
+    if float(net[paying].sum()) <= FIXED_ROWS * shape.row_worth:
         paying[:] = False
     return beam[paying]
 

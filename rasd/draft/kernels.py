@@ -20,6 +20,8 @@ def warm_up() -> None:
     scores, one = np.zeros((1, 1), np.float32), np.zeros(1, np.int64)
     promising(scores, one, 1, scores.copy(), one + 1)
     select(one, scores, one - 1, one.reshape(1, 1), 1)
+    root = np.zeros(1, np.int32)
+    follow(root, root - 1, root)
 
 
 @compiled
@@ -107,3 +109,23 @@ def select(
             row_of[node_of[above[row]]] = row
     expanded = np.flatnonzero(row_of >= 0)
     return out_tokens, parents, logprobs, expanded.astype(np.int32), row_of[expanded]
+
+
+@compiled
+def follow(tokens: Int32s, parents: Int32s, text: Int32s) -> Int32s:
+    """int32[N]: of every node whether the text behind the root goes along it.
+
+    1 if it does, 0 if not, -1 where the text is too short to tell. The root's is 1.
+    """
+    depths = np.zeros(len(tokens), np.int64)
+    along = np.ones(len(tokens), np.int32)
+    for i in range(1, len(tokens)):
+        parent = parents[i]
+        depths[i] = depths[parent] + 1
+        along[i] = along[parent]
+        if along[parent] == 1:
+            if depths[i] > len(text):
+                along[i] = -1
+            elif text[depths[i] - 1] != tokens[i]:
+                along[i] = 0
+    return along

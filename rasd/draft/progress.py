@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rasd.errors import RasdError
 from rasd.stages import DraftQuery
+from rasd.tree import DraftTree
 
 Int64s = NDArray[np.int64]
 
@@ -26,12 +27,14 @@ class Progress:
         cached: position behind the newest cached row; counts only with ``newest``.
         newest: [H], the head's output at that row; None when nothing is cached.
         tokens: int64[n], the known tokens that wait for their rows: those before ``end``.
+        tree: what was drafted behind the newest token, to learn from what follows.
     """
 
     end: int = 0
     cached: int = 0
     newest: Tensor | None = None
     tokens: Int64s = field(default_factory=lambda: np.zeros(0, np.int64))
+    tree: DraftTree | None = None
 
     def hear(self, query: DraftQuery, limit: int) -> None:
         """Appends what the query says; at most ``limit`` tokens wait, the newest.
@@ -39,6 +42,7 @@ class Progress:
         Tokens heard before are skipped. A query that leaves a gap, or ends before what is known,
         belongs to another text: it replaces this one and makes the cached rows worthless.
         """
+        self.tree = None
         stop = query.start + len(query.tokens)
         heard = self.tokens
         if not query.start <= self.end <= stop:

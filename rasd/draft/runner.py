@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rasd.config import DrafterConfig
 from rasd.draft import kernels
+from rasd.draft.chances import Chances
 from rasd.draft.eagle_head import EagleHead
 from rasd.draft.expand import FIXED_ROWS, Beam, Candidates, Shape, Top, expand
 from rasd.draft.packed import PackedHead, Span, int8, int8_pays
@@ -49,6 +50,7 @@ class EagleRunner:
         rows: the sequences' keys and values; callers open and close sequences and see to free
             pages.
         top_k: nodes expanded per level.
+        chances: how often nodes turned out to be right.
         tree_rows: most rows of one sequence's tree.
         catch_up_rows: rows that one request should `extend` by at most, over all sequences.
 
@@ -81,6 +83,7 @@ class EagleRunner:
         self.catch_up_rows = CATCH_UP_ROWS * CATCH_UP_FORWARDS.get(self._device.type, 4)
         size = (self._head.kv_heads, self._head.dim)
         self.rows = Rows(*size, config.kv_slots, config.page_size, self._dtype, self._device)
+        self.chances = Chances()
         self._usual_rows = self.top_k / 2  # of a level and sequence, on average
         kernels.warm_up()
 
@@ -133,7 +136,7 @@ class EagleRunner:
             KVExhausted: pages ran out; room for trees is left with some sequences.
         """
         usual = FIXED_ROWS + self._usual_rows * len(sequences)
-        shape = Shape(levels, self.top_k, worth / usual)
+        shape = Shape(levels, self.top_k, worth / usual, self.chances.of)
         trees = _Trees(self.rows, sequences, (levels - 1) * self.top_k)
         outputs = torch.stack(features)
 
