@@ -13,6 +13,7 @@ from rasd.forward.layer import Layer, Norm, Step
 from rasd.forward.linear import Linear, local
 from rasd.forward.rope import Rope
 from rasd.kv import PagedCache, Plan
+from rasd.kv.paged import PagedPlan, Store
 
 _TYPES: Final = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -57,7 +58,11 @@ class Decoder:
             self._layers.append(Layer(body.layers.pop(0), len(self._layers), ranks))
 
     def __call__(
-        self, tokens: Tensor, plan: Plan, cache: PagedCache, rows: Tensor | None
+        self,
+        tokens: Tensor,
+        plan: Plan | PagedPlan,
+        cache: PagedCache | Store,
+        rows: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Runs the rows of a plan of this cache.
 

@@ -13,6 +13,7 @@ from rasd.errors import UnsupportedModel
 from rasd.forward.linear import Linear, local
 from rasd.forward.rope import turn
 from rasd.kv import PagedCache, Plan, attend
+from rasd.kv.paged import PagedPlan, Store
 
 _KNOWN: Final = frozenset(
     f"{name}.{kind}"
@@ -35,8 +36,8 @@ class Step:
         cos, sin: [T, 1, dim], from `Rope.at`.
     """
 
-    cache: PagedCache
-    plan: Plan
+    cache: PagedCache | Store
+    plan: Plan | PagedPlan
     cos: Tensor
     sin: Tensor
 

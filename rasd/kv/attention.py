@@ -14,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from rasd.errors import UnsupportedModel
+from rasd.kv.paged import PagedView, attend_paged
 from rasd.kv.plan import Plan
 from rasd.kv.view import Part, View
 
@@ -69,7 +70,9 @@ def tree_attention(  # noqa: PLR0913 (the signature is transformers')
     return attend(query, key, value, view, scaling), None
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, view: View, scaling: float | None) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, view: View | PagedView, scaling: float | None
+) -> Tensor:
     """Every row of a step sees what the view says.
 
     Args:
@@ -78,6 +81,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, view: View, scaling: float
     Returns:
         [1, T, query heads, dim]
     """
+    if isinstance(view, PagedView):
+        return attend_paged(query, key, value, view, scaling)
     outputs = [_attend_part(query, key, value, part, scaling) for part in view.parts]
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     if view.order is not None:

@@ -7,7 +7,7 @@ compute the same numbers and store them at the same slots, which changes nothing
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,7 +21,7 @@ from rasd.kv.view import Item
 MASK_BITS: Final = 63
 """Nodes per word of a mask: the sign of an int64 is left alone."""
 
-_PROGRAMS: Final = 264
+PROGRAMS: Final = 264
 """Programs that keep a GPU of 132 multiprocessors busy."""
 
 
@@ -53,7 +53,7 @@ class PagedView:
 
     def shares(self, key_heads: int) -> int:
         """Into how many parts a context is cut, so that few sequences fill a GPU, too."""
-        wanted = _PROGRAMS // max(self.items * key_heads, 1)
+        wanted = PROGRAMS // max(self.items * key_heads, 1)
         return min(max(1 << wanted.bit_length() - 1 if wanted else 1, 1), 64)
 
 
@@ -123,6 +123,9 @@ class PagedPlan:
         for target, source in zip((*targets, self.position_ids, self.slots), sources, strict=True):
             target.copy_(torch.from_numpy(source), non_blocking=True)
 
+    def few(self, *shape: object) -> None:
+        """As `Plan.few`: that kernel is a CPU's."""
+
     def attend(self, sliding_window: int | None, groups: int) -> PagedView:
         """As `Plan.attend`; the same for all layers."""
         if self.waiting is None:
@@ -134,6 +137,29 @@ class PagedPlan:
         return self.view
 
 
+class Store:
+    """Takes a step's keys and values to where its plan says; stands in for the cache.
+
+    Args:
+        states: `PagedCache.states`.
+    """
+
+    def __init__(self, states: Callable[[int], tuple[Tensor, Tensor]], plan: PagedPlan) -> None:
+        self._states, self._plan = states, plan
+
+    def states(self, layer: int) -> tuple[Tensor, Tensor]:
+        """As `PagedCache.states`."""
+        return self._states(layer)
+
+    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """As `PagedCache.update`."""
+        all_keys, all_values = self._states(layer)
+        all_keys.index_copy_(2, self._plan.slots, keys)
+        all_values.index_copy_(2, self._plan.slots, values)
+        self._plan.waiting = layer
+        return all_keys, all_values
+
+
 def _words(item: Item, words: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
     """int64[rows, words]: an item's ancestors as bits."""
     nodes = item.ancestors.shape[1]
@@ -141,3 +167,12 @@ def _words(item: Item, words: int) -> np.ndarray[tuple[int, ...], np.dtype[np.in
     bits[:, :nodes] = item.ancestors
     weights = np.left_shift(np.int64(1), np.arange(MASK_BITS, dtype=np.int64))
     return np.asarray((bits.reshape(-1, words, MASK_BITS) * weights).sum(2), np.int64)
+
+
+def attend_paged(
+    query: Tensor, key: Tensor, value: Tensor, view: PagedView, scaling: float | None
+) -> Tensor:
+    """As `rasd.kv.attention.attend`, by the kernel, which needs Triton."""
+    from rasd.kv import paged_kernel  # only where there is a GPU
+
+    return paged_kernel.attend_paged(query, key, value, view, scaling)
