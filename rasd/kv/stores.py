@@ -76,5 +76,5 @@ class Stores:
         for store in self._stores:
             for layer in store:  # so that what is held meanwhile is small
                 rows = torch.cat([layer[:, source] for source in sources], dim=1)
-                for target, part in zip(targets, rows.split(lengths, dim=1), strict=True):
+                for target, part in zip(targets, torch.split(rows, lengths, dim=1), strict=True):
                     layer[:, target] = part
