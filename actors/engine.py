@@ -19,6 +19,7 @@ from rasd.engine.engine import Engine
 from rasd.engine.loop import run
 from rasd.errors import RasdError, StageError, StageTimeout
 from rasd.retrieval.prompt import PromptRetriever
+from rasd.stages import Drafter, Target
 
 if TYPE_CHECKING:
     from rasd.local import Models
@@ -50,9 +51,12 @@ class EngineService:
         self._deadline_s = config.engine.verify_deadline_s
         self._target: RemoteTarget | None = None
         self._drafter: RemoteDrafter | None = None
+        stage: Target
+        resident: Drafter | None = None
         if isinstance(target, TargetRef):
-            self._target = RemoteTarget(target, secret, timeout_s=_TAKEOVER_S)
-        stage = self._target or target.target
+            stage = self._target = RemoteTarget(target, secret, timeout_s=_TAKEOVER_S)
+        else:
+            stage, resident = target.target, target.drafter
         self._corpora = RemoteRetriever(
             config.retrieval, config.speculation, secret, stage.info.vocabulary
         )
@@ -60,7 +64,7 @@ class EngineService:
         self._engine = Engine(
             stage,
             settings,
-            drafter=None if isinstance(target, TargetRef) else target.drafter,
+            drafter=resident,
             prompt=PromptRetriever(config.retrieval),
             corpus=self._corpora,
             eos=target.eos,
