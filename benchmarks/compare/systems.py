@@ -190,12 +190,11 @@ def _http_ours(system: System, models: Models) -> _Made:
     path = paths.ROOT / "deployed" / f"{system.name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(deployed))  # JSON is YAML
-    command = [str(Path(sys.executable).with_name("serve")), "run", "--address", "local", str(path)]
+    command = [sys.executable, "-m", "deploy.serve", str(path), "--address", "local"]
     body = {"speculation": system.how["mode"]}
     ready = f"http://127.0.0.1:{port}/ready"
     names = [corpus["name"] for corpus in settings["corpora"]]
-    switches = ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED")  # as `make serve`
-    return _server(command, port, "rasd", ready, body, names, **dict.fromkeys(switches, "1"))
+    return _server(command, port, "rasd", ready, body, names)
 
 
 def _http_vllm(system: System, models: Models) -> _Made:
