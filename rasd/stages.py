@@ -33,7 +33,6 @@ class Pending(Protocol[T_co]):
             StageTimeout: it is not here after ``timeout_s``; ``wait`` may be called again.
             StageUnavailable: it will never come.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +136,8 @@ class Verified:
         tokens: int32[A + 1], their tokens and the bonus token; empty without ``draw``.
         logprobs: one entry per token where the parameters ask for it, else empty.
         error: why this sequence cannot go on; it must then be released. Empty if all is well.
-        slots: decided tokens in the cache after the step, if more than the work brought: the
-            target had keys and values of this text already. -1 if not. Never all of them: the
-            last token is always run.
+        slots: decided tokens in the cache after the step if the target had more of this text
+            than the work brought, else -1. Never all: the last one is always run.
     """
 
     sequence: int
@@ -152,9 +150,8 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReply:
-    """Answers in the order of the request's work, and where the time went.
-
-    ``asked`` tokens were admitted, of which ``restored`` were in the cache already.
+    """Answers in the order of the request's work, and where the time went. Of ``asked`` tokens
+    that were admitted, ``restored`` were in the cache already.
     """
 
     step: int
@@ -177,11 +174,9 @@ class Target(Protocol):
         Decided and accepted nodes stay in the cache, the rest is freed. Releasing an unknown
         sequence does nothing. A fault in one sequence is its `Verified.error`.
         """
-        ...
 
     def close(self) -> None:
         """Frees everything; pending work is abandoned."""
-        ...
 
 
 # --- drafter ----------------------------------------------------------------------------------
@@ -223,8 +218,7 @@ class DraftQuery:
 class DraftRequest:
     """One step of drafting for several sequences; ``release`` are forgotten first.
 
-    ``worth`` is what one more level of the trees must bring, in expected tokens over all
-    queries; a drafter may stop where it brings less.
+    A drafter may stop where another level promises fewer than ``worth`` tokens over all queries.
     """
 
     step: int
@@ -246,11 +240,9 @@ class Drafter(Protocol):
 
     def propose(self, request: DraftRequest) -> Pending[DraftReply]:
         """Drafts behind the newest tokens. A sequence it lacks features of starts cold."""
-        ...
 
     def close(self) -> None:
         """Frees everything."""
-        ...
 
 
 # --- retriever --------------------------------------------------------------------------------
@@ -261,9 +253,9 @@ class RetrieveQuery:
     """What followed ``tail`` elsewhere?
 
     ``tail`` holds the newest tokens, at most as many as the longest suffix: decided ones up to
-    the root, then those of ``ahead``, drafted ones behind the root that are taken for decided.
-    A prompt lookup knows the decided ones. A sequence may ask several times, each time with
-    another ``ahead``. ``corpora`` are the names the sequence may read; a prompt lookup ignores ``tail`` and ``corpora``.
+    the root, then ``ahead``: drafted ones behind it that are taken for decided. A sequence may
+    ask several times, each time with another ``ahead``. ``corpora`` are the names it may read. A
+    prompt lookup knows the decided tokens, and ignores ``tail`` and ``corpora``.
     ``origins`` asks where each node was found. ``passages`` is how many near its prompt the
     sequence wants copied; None takes the setting.
     """
@@ -298,14 +290,11 @@ class Retriever(Protocol):
 
     def observe(self, sequence: int, tokens: Int32s) -> None:
         """Tokens of the sequence were decided: first prompt and output, then what is accepted."""
-        ...
 
     def release(self, sequence: int) -> None:
         """The sequence is gone; unknown ones are ignored."""
-        ...
 
     def retrieve(self, request: RetrieveRequest) -> Pending[RetrieveReply]: ...
 
     def close(self) -> None:
         """Frees everything."""
-        ...
