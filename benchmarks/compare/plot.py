@@ -90,9 +90,8 @@ def _long(axes: Any, greedy: Sequence[Median]) -> None:
         cells.sort(key=lambda e: e["length"])
         if not cells:
             continue
-        axes.plot(
-            [e["length"] for e in cells], [e["decode_rate"] for e in cells], "o-", color=_COLOURS[system]
-        )
+        rates = [e["decode_rate"] for e in cells]
+        axes.plot([e["length"] for e in cells], rates, "o-", color=_COLOURS[system])
     axes.set(xlabel="tokens of context", ylabel="tokens/s after the first", title="long prompts")
     if axes.lines:
         axes.set_xscale("log", base=2)
