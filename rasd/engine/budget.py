@@ -17,13 +17,14 @@ import numpy as np
 
 from rasd.config import SpeculationConfig
 from rasd.engine.cost import CostTable, Float64s
-from rasd.engine.gains import DraftGains, Prospects, RecentGains
+from rasd.engine.gains import DraftGains, Prospects, RecentGains, Trust
 from rasd.engine.round import Round
 from rasd.tree import CORPUS, PROMPT, DraftTree, Float32s
 
 _AHEAD: Final = 8.0
 """Nodes over which the price of a node is averaged, at least."""
 _KINDS: Final = (PROMPT, CORPUS)
+_NOTHING: Final = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Budget:
     """What is known of costs and gains. Knows sequences by handle; asks nobody.
 
     Attributes:
+        trust: how far the scores of a sequence's trees are believed.
         fixed: trees are as large as they may be, and all sources are asked whatever it costs.
         price: of the newest step; None before the first.
         rehearses: all sources are asked, and of several measurements the fastest counts.
@@ -68,6 +70,7 @@ class Budget:
         self.fixed = config.budget == "fixed"
         self.draft = Prospects(4e-3, 8, share=5e-3, least=1 / 8)
         self.draft_gains = DraftGains()
+        self.trust = Trust()
         self.found = {kind: Prospects(5e-5, 1, share=5e-3, least=1 / 2) for kind in _KINDS}
         self.found_gains = {kind: RecentGains(0.3) for kind in _KINDS}
         self.ahead = {kind: Prospects(1e-4, 1, share=5e-3, least=1 / 8) for kind in _KINDS}
@@ -134,14 +137,18 @@ class Budget:
         for gains in (*self.found_gains.values(), *self.ahead_gains.values()):
             gains.forget(handle)
         self.draft_gains.forget(handle)
+        self.trust.forget(handle)
 
     # --- nodes --------------------------------------------------------------------------------
 
-    def nodes(self, trees: Sequence[DraftTree], limits: Sequence[int], load: Load) -> list[int]:
-        """How many of its best nodes each tree keeps, at most its limit. Updates the price."""
+    def nodes(self, rounds: Sequence[Round], load: Load) -> list[int]:
+        """How many of its best nodes each round's tree keeps. Updates the price.
+
+        A round's limit holds; what has no tree keeps none.
+        """
+        best = [self._best(each) for each in rounds]
         if self.fixed:
-            return [min(len(each) - 1, limit) for each, limit in zip(trees, limits, strict=True)]
-        best = [_best(each.scores, limit) for each, limit in zip(trees, limits, strict=True)]
+            return [len(each) for each in best]
         together = np.concatenate(best) if best else np.zeros(0, np.float32)
         order = np.argsort(-together, kind="stable")
         tokens = max(load.gaining, 1) + np.concatenate(
@@ -167,12 +174,17 @@ class Budget:
         token_s = max(seconds / tokens, 1e-9)
         self.price = Price(token_s, float(costs[1] - costs[0]) / ahead / token_s)
 
-    def promise(self, tree: DraftTree | None, limit: int) -> float:
-        """Tokens that a tree's best nodes bring beyond their price."""
-        if tree is None:
-            return 0.0
+    def promise(self, each: Round) -> float:
+        """Tokens that the best nodes of a round's tree bring beyond their price."""
         price = 0.0 if self.price is None else self.price.node
-        return float(np.maximum(_best(tree.scores, limit) - price, 0.0).sum())
+        return float(np.maximum(self._best(each) - price, 0.0).sum())
+
+    def _best(self, each: Round) -> Float32s:
+        """The scores of nodes that may be kept, in their order, as far as they are trusted."""
+        if each.tree is None:
+            return _NOTHING
+        trust = self.trust.of(each.handle, each.proposals.draft is not None)
+        return _best(each.tree.scores, each.limit) * np.float32(trust)
 
     # --- what sources brought -------------------------------------------------------------------
 
@@ -180,6 +192,14 @@ class Budget:
         """A draft added ``gain`` tokens; one that did not come counts little: it may be late."""
         weight = 1.0 if came else 0.25
         self.draft_gains.learn(each.tenant, each.handle, each.without, batch, gain, weight)
+
+    def learn_trust(self, each: Round, accepted: int) -> None:
+        """Of what a round promised so many nodes were accepted."""
+        if each.promised > 0:
+            drafted = each.proposals.draft is not None
+            self.trust.learn(each.handle, drafted, each.promised, accepted)
+        if each.drafted and self.price is not None:
+            self.draft.bring(each.handle, (accepted - each.without) * self.price.token_s)
 
     def learn_found(self, kind: int, handle: int, kept: DraftTree | None) -> None:
         """What a retriever was asked for went into the tree that is verified, or not.

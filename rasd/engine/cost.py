@@ -22,7 +22,8 @@ _SLOWER, _FASTER = 0.1, 0.2
 _BOUND: Final = 1.5
 _ELSEWHERE: Final = 0.25
 _KNOWN: Final = 10.0
-_FORGET: Final = 0.99
+_UNKNOWN: Final = 0.05
+_FORGET: Final = 0.97
 
 
 class CostTable:
@@ -58,7 +59,7 @@ class CostTable:
         known = float(self._known[column, place])
         if self.measured:
             ratio = min(max(ratio, 1 / _BOUND), _BOUND)
-        rate = max(1 / (1 + known), _FASTER if ratio < 1 else _SLOWER)
+        rate = max(min(1 / (1 + known), 0.5), _FASTER if ratio < 1 else _SLOWER) if known else 1.0
         self._move(column, place, rate * (ratio - 1))
         self._known *= _FORGET
         self._known[column, place] = min(known + 1, _KNOWN)
@@ -74,10 +75,9 @@ class CostTable:
 
     def _move(self, column: int, place: int, change: float) -> None:
         """Moves an entry, and with it others of the same column more than those of others."""
-        shares = _ELSEWHERE / (1 + self._known)
-        shares[column] = (self._near[place] if self._met[column] else 1.0) / (
-            1 + self._known[column]
-        )
+        shares = np.full(self._known.shape, _ELSEWHERE)
+        shares[column] = self._near[place] if self._met[column] else 1.0
+        shares /= 1 + 4 * self._known
         shares[column, place] = 1.0
         self._seconds *= 1 + change * shares
 
@@ -86,9 +86,9 @@ class CostTable:
         column = self._column(slots)
         found = self._curves.get(column)
         if found is None:
-            row = self._seconds[self._nearest(column)]
-            below = np.minimum.accumulate(row[::-1])[::-1]
-            found = self._curves[column] = (np.maximum.accumulate(row) + below) / 2
+            nearest = self._nearest(column)
+            found = _ascending(self._seconds[nearest], self._known[nearest] + _UNKNOWN)
+            self._curves[column] = found
         return found
 
     def at(self, sizes: Float64s | float, slots: float = 0.0) -> Float64s:
@@ -135,9 +135,23 @@ class Credit:
         self._saved_s -= seconds
         self._patience = max(self._patience / 2, self._least)
 
-    def pays(self) -> None:
-        """What was tried paid."""
+    def pays(self, back_s: float = 0.0) -> None:
+        """What was tried paid; ``back_s`` of what it cost may be spent again."""
         self._patience = 1.0
+        self._saved_s += back_s
+
+
+def _ascending(values: Float64s, weights: Float64s) -> Float64s:
+    """The nearest values that never fall; where they do, neighbours share their mean."""
+    blocks: list[tuple[float, float, int]] = []  # mean, weight, entries
+    for value, weight in zip(values.tolist(), weights.tolist(), strict=True):
+        mean, sum_, count = value, weight, 1
+        while blocks and blocks[-1][0] > mean:
+            other, its, entries = blocks.pop()
+            mean = (other * its + mean * sum_) / (its + sum_)
+            sum_, count = its + sum_, entries + count
+        blocks.append((mean, sum_, count))
+    return np.repeat([block[0] for block in blocks], [block[2] for block in blocks])
 
 
 def _nearest(size: float) -> int:

@@ -85,9 +85,9 @@ class Extension:
         self._budget.retrieved(kind, len(asked.rounds), spent_s, ahead=True)
 
     def _graft(self, each: Round, found: list[Behind], asked: Mapping[int, _Asked | None]) -> None:
-        before = self._budget.promise(each.tree, each.limit)
+        before = self._budget.promise(each)
         each.graft(found)
-        gain = self._budget.promise(each.tree, each.limit) - before
+        gain = self._budget.promise(each) - before
         kinds = {one.source for one in found}
         for kind, question in asked.items():
             if question is not None and each in question.rounds:

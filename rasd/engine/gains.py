@@ -35,6 +35,7 @@ class Prospects:
         self._turn = 0
         self._asked: dict[int, int] = {}  # when, by handle
         self._tried: set[int] = set()
+        self._spent_s = 0.0  # for those that were tried
 
     def choose(self, handles: Sequence[int], gains: Sequence[float], token_s: float) -> list[int]:
         """Those of the handles to ask for, if a token is worth ``token_s``."""
@@ -66,9 +67,15 @@ class Prospects:
         if not self._credit.affords(cost_s):
             return []
         self._credit.spend(cost_s)
+        self._spent_s = cost_s
         tried = sorted(rest, key=lambda handle: self._asked.get(handle, -1))[:count]
         self._tried.update(tried)
         return tried
+
+    def bring(self, handle: int, seconds: float) -> None:
+        """Asking for the sequence was worth so much. What was tried with success is tried again."""
+        if handle in self._tried and seconds * len(self._tried) > self._spent_s:
+            self._credit.pays(self._spent_s / len(self._tried))
 
     def pass_time(self, seconds: float) -> None:
         """A step took so long."""
@@ -100,6 +107,39 @@ class RecentGains:
     def forget(self, handle: int) -> None:
         """The handle will not come again."""
         self._means.pop(handle, None)
+
+
+_TRUST_FADE: Final = 0.92
+_TRUST_WEIGHT: Final = 3.0
+_TRUST_MOST: Final = 1.25
+
+
+class Trust:
+    """How much of what scores promised came true lately, per sequence.
+
+    Scores are learned from all of a tenant's text; this one may be of a kind that its drafter or
+    its retrievers know less of. Trees with a draft and without are told apart. What is much better
+    than believed outweighs the past.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[int, bool], tuple[float, float]] = {}  # accepted, promised
+
+    def of(self, handle: int, drafted: bool) -> float:
+        """What a promise is to be multiplied with."""
+        accepted, promised = self._sums.get((handle, drafted), (0.0, 0.0))
+        return min((_TRUST_WEIGHT + accepted) / (_TRUST_WEIGHT + promised), _TRUST_MOST)
+
+    def learn(self, handle: int, drafted: bool, promised: float, accepted: int) -> None:
+        """A tree of scores that sum to ``promised`` was verified."""
+        sums = self._sums.get((handle, drafted), (0.0, 0.0))
+        fade = _TRUST_FADE if accepted < 2 * promised * self.of(handle, drafted) else 0.5
+        self._sums[handle, drafted] = sums[0] * fade + accepted, sums[1] * fade + promised
+
+    def forget(self, handle: int) -> None:
+        """The handle will not come again."""
+        self._sums.pop((handle, False), None)
+        self._sums.pop((handle, True), None)
 
 
 _BINS: Final = np.asarray([0.05, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0])
@@ -140,10 +180,9 @@ class DraftGains:
         means = self._of(tenant)
         mean = max(float(means[row, column]), _FLOOR * float(self._first[row, column]))
         seen, foreseen = self._sums.get(handle, (0.0, 0.0))
-        self._sums[handle] = (
-            _FADE * seen + weight * max(gain, 0.0),
-            _FADE * foreseen + weight * mean,
-        )
+        better = gain * (_WEIGHT + foreseen) > 2 * mean * (_WEIGHT + seen)
+        fade = 0.5 if better else _FADE
+        self._sums[handle] = fade * seen + weight * max(gain, 0), fade * foreseen + weight * mean
         means[row, column] += weight * (gain - means[row, column]) / 16
 
     def forget(self, handle: int) -> None:

@@ -29,7 +29,7 @@ from rasd.engine.source import Source
 from rasd.engine.speculate import USES, routed
 from rasd.engine.timings import Timings
 from rasd.stages import Drafter, Retriever
-from rasd.tree import CORPUS, DRAFT, PROMPT, DraftTree, Int32s, cut, depths
+from rasd.tree import CORPUS, DRAFT, PROMPT, DraftTree, Int32s, depths
 
 
 class Proposer:
@@ -113,6 +113,7 @@ class Proposer:
         current = self._rounds.get(sequence.handle)
         if current is not None and current.tree is not None:
             current.learn(np.asarray(tokens, np.int32))
+            self.budget.learn_trust(current, len(tokens) - 1)
 
     def origin(self, handle: int, tree: DraftTree | None, path: Int32s) -> Origin | None:
         """Where accepted nodes of the sequence's newest tree stand, if known; see `Round`."""
@@ -171,7 +172,7 @@ class Proposer:
             wanting = [each for each in self._rounds.values() if each.uses & DRAFT]
             wanting = [each for each in wanting if not routed(each.proposals, self._config)]
             for each in wanting:
-                each.without = self.budget.promise(each.tree, each.limit)
+                each.without = self.budget.promise(each)
             chosen = self.budget.drafted_for(wanting, len(self._rounds))
             self._timings.note("undrafted", len(wanting) - len(chosen))
         start_s = self._clock()
@@ -196,9 +197,9 @@ class Proposer:
         self._learn_drafts()
         self._extension.extend(step, self._rounds.values(), self._retrieving)
         kept = self._nodes(load)
-        self._timings.note("nodes", sum(nodes for _, _, nodes in kept))
+        self._timings.note("nodes", sum(nodes for _, nodes in kept))
         with self._timings.measure("fuse", count=0):
-            trees = {each.handle: cut(tree, nodes) for each, tree, nodes in kept}
+            trees = {each.handle: each.cut(nodes) for each, nodes in kept}
             self._learn_found(trees)
         return trees
 
@@ -227,13 +228,12 @@ class Proposer:
             for each in self._rounds.values():
                 each.build(self._config)
 
-    def _nodes(self, load: Load) -> list[tuple[Round, DraftTree, int]]:
-        """The rounds that have trees, these, and how many nodes of them to verify."""
+    def _nodes(self, load: Load) -> list[tuple[Round, int]]:
+        """The rounds of which nodes are worth verifying, and how many."""
         with self._timings.measure("fuse", count=0):
-            grown = [(e, e.tree) for e in self._rounds.values() if e.tree is not None]
-            limits = [each.limit for each, _ in grown]
-            kept = self.budget.nodes([tree for _, tree in grown], limits, load)
-            return [(*each, nodes) for each, nodes in zip(grown, kept, strict=True) if nodes]
+            rounds = [each for each in self._rounds.values() if each.tree is not None]
+            kept = self.budget.nodes(rounds, load)
+            return [(each, nodes) for each, nodes in zip(rounds, kept, strict=True) if nodes]
 
     # --- learning what pays -----------------------------------------------------------------
 
@@ -241,7 +241,7 @@ class Proposer:
         for each in self._rounds.values():
             if each.drafted:
                 came = each.proposals.draft is not None
-                gain = self.budget.promise(each.tree, each.limit) - each.without if came else 0.0
+                gain = self.budget.promise(each) - each.without if came else 0.0
                 self.budget.learn_draft(each, len(self._rounds), gain, came=came)
 
     def _learn_found(self, trees: dict[int, DraftTree]) -> None:

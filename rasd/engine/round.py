@@ -13,7 +13,7 @@ from rasd.engine.branches import FusedTree
 from rasd.engine.calibration import Calibration
 from rasd.engine.sequence import Sequence
 from rasd.engine.speculate import Behind, Proposals, candidates, graft
-from rasd.tree import PROMPT, Draft, DraftTree, Int32s
+from rasd.tree import PROMPT, Draft, DraftTree, Int32s, cut
 from rasd.trie import Continuations
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ class Round:
         asked: kinds of the retrievers that were asked.
         drafted: whether the drafter was asked.
         without: what the tree promised before there was a draft, in tokens.
+        promised: sum of the scores of the nodes that are verified.
     """
 
     sequence: Sequence
@@ -44,6 +45,7 @@ class Round:
     asked: int = 0
     drafted: bool = False
     without: float = 0.0
+    promised: float = 0.0
 
     @property
     def handle(self) -> int:
@@ -94,6 +96,12 @@ class Round:
             self.proposals = proposals
         except Exception:  # as above
             self._fail()
+
+    def cut(self, nodes: int) -> DraftTree:
+        """The best nodes, which will be verified."""
+        tree = DraftTree.root(self.sequence.root) if self.tree is None else cut(self.tree, nodes)
+        self.promised = float(tree.scores.sum()) - 1.0
+        return tree
 
     def learn(self, tokens: Int32s) -> None:
         """Tokens were decided behind the root, the target's own draw included."""
