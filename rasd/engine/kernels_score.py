@@ -25,7 +25,8 @@ _COUNT: Final = 1
 _PER_SOURCE: Final = 3
 
 # Bins.
-_DEPTHS: Final = 5
+_RANKS: Final = 3  # the best of its siblings, close to it, or neither
+_CLOSE: Final = 0.4
 _QS: Final = 14
 _LENGTHS: Final = 9
 _SHARES: Final = 6
@@ -35,7 +36,7 @@ _DRAFTS: Final = 9
 _KINDS: Final = 3  # drafted, retrieved, both
 
 _DRAFT_AT: Final = 0
-_PROMPT_AT: Final = _DRAFT_AT + _QS * _DEPTHS
+_PROMPT_AT: Final = _DRAFT_AT + _QS * _RANKS
 _CORPUS_AT: Final = _PROMPT_AT + _LENGTHS * _SHARES * _OFS
 _PAIR_AT: Final = _CORPUS_AT + _LENGTHS * _SHARES * _OFS
 _FUSED_AT: Final = _PAIR_AT + _SIDES * _SIDES
@@ -76,11 +77,12 @@ def score(
     size = len(parents)
     cells, before = np.full((size, STAGES), -1, np.int32), np.zeros((size, STAGES), np.float32)
     chances, claimed = np.zeros((size, STAGES)), np.zeros((size, STAGES))
-    deep, final = np.zeros(size, np.int64), np.zeros(size)
+    best, final = np.zeros(size), np.zeros(size)
+    for node in range(1, size):
+        best[parents[node]] = max(best[parents[node]], known[node, _Q])
     for node in range(1, size):
         above = parents[node]
-        deep[node] = deep[above] + 1
-        _alone(known[node], deep[node], doubts, cells[node], before[node])
+        _alone(known[node], best[above], doubts, cells[node], before[node])
         for stage in range(3):
             if cells[node, stage] >= 0:
                 chances[node, stage] = _corrected(table, cells[node], before[node], stage)
@@ -109,11 +111,12 @@ def score(
 
 @compiled
 def _alone(
-    known: Float32s, depth: int, doubts: tuple[float, float], cells: Int32s, before: Float32s
+    known: Float32s, best: float, doubts: tuple[float, float], cells: Int32s, before: Float32s
 ) -> None:
-    """Which cells and chances speak for the sources alone."""
+    """Which cells and chances speak for the sources alone; ``best`` is the best drafted sibling."""
     if known[_Q] >= 0:
-        cells[0] = _DRAFT_AT + _q_bin(known[_Q]) * _DEPTHS + min(depth, _DEPTHS) - 1
+        rank = (known[_Q] >= best) + (known[_Q] > _CLOSE * best)
+        cells[0] = _DRAFT_AT + _q_bin(known[_Q]) * _RANKS + rank
         before[0] = known[_Q] if known[_Q] > 0 else _BENEATH_CHANCE
     for which in range(2):
         column = _COUNT + which * _PER_SOURCE
@@ -156,7 +159,7 @@ def _fused(
         return found
     if side == 0:
         return drafted
-    beneath = cells[0] < _DRAFT_AT + _DEPTHS
+    beneath = cells[0] < _DRAFT_AT + _RANKS
     cells[4] = _FUSED_AT + (0 if beneath else _draft_bin(drafted)) * _SIDES + side
     before[4] = found if beneath else 1.0 - (1.0 - drafted) * (1.0 - found)
     chance = _corrected(table, cells, before, 4)
