@@ -48,8 +48,9 @@ class Decoder:
         self._embedding = local(body.embed_tokens.weight)
         self._norm = Norm(body.norm)
         self.head = Linear.of(model.lm_head)
-        self._ranks = ranks if self.head.outputs < model.config.vocab_size else 1
-        if self.head.outputs * self._ranks != model.config.vocab_size:
+        self.ranks = ranks
+        self._parts = ranks if self.head.outputs < model.config.vocab_size else 1
+        if self.head.outputs * self._parts != model.config.vocab_size:
             raise UnsupportedModel(f"{ranks} ranks share a vocabulary of {model.config.vocab_size}")
         dim = body.layers[0].self_attn.head_dim
         self._rope = Rope(body.rotary_emb, positions, self._embedding, dim)
@@ -86,10 +87,10 @@ class Decoder:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         if len(hidden) == 0:
-            return hidden.new_zeros((0, self.head.outputs * self._ranks))
+            return hidden.new_zeros((0, self.head.outputs * self._parts))
         part = self.head(hidden)
-        if self._ranks == 1:
+        if self._parts == 1:
             return part
-        parts = [torch.empty_like(part) for _ in range(self._ranks)]
+        parts = [torch.empty_like(part) for _ in range(self._parts)]
         torch.distributed.all_gather(parts, part)
         return torch.cat(parts, -1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Final, Protocol
 
 import torch
@@ -149,6 +150,16 @@ class Graphs:
         if len(self._graphs) >= MOST_GRAPHS:
             del self._graphs[next(iter(self._graphs))]
         return _Graph(static, paged, recording, [*paged.attended])
+
+
+def graphs_of(body: object, cache: PagedCache, device: torch.device) -> Graphs | None:
+    """Recorded steps of a body, where there can be any: on a GPU with Triton, not sharded."""
+    windows = any(spec.window is not None for spec in cache.specs)
+    if device.type != "cuda" or windows or find_spec("triton") is None:
+        return None
+    if not isinstance(body, Decoder) or body.ranks > 1:
+        return None
+    return Graphs(body, cache, device)
 
 
 def _capturing() -> Callable[[Forward], Recording]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rasd.config import TargetConfig
+from rasd.forward.graphs import graphs_of
 from rasd.kv import PagedCache, Prefixes
 from rasd.sampling import Draws
 from rasd.stages import (
@@ -68,9 +69,9 @@ class LocalTarget:
         self.cache = PagedCache(
             proven.specs, config.kv_slots, config.page_size, proven.dtype, loaded.device
         )
-        self._body = loaded.body
+        self._body = graphs_of(loaded.body, self.cache, loaded.device) or loaded.body
         self._prefixes = Prefixes(self.cache) if config.prefix_cache else None
-        self._runner = Runner(loaded.body, self.cache, loaded.device)
+        self._runner = Runner(self._body, self.cache, loaded.device)
         self._ranks = Ranks(loaded.device, config.tensor_parallel)
         self._sink = features if self._ranks.first else None
         self._threads = config.threads
