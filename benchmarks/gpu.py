@@ -17,7 +17,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -29,10 +29,11 @@ from benchmarks.common import save
 from benchmarks.enlarge import enlarge
 from rasd import LLM, SamplingParams
 from rasd.config import EMBEDDED, parse_config
+from rasd.params import Speculation
 from rasd.stages import Admission, VerifyRequest, Work
 from rasd.train.text import documents
 
-MODES = ("off", "draft", "rasd")
+MODES: Final[tuple[Speculation, ...]] = ("off", "draft", "rasd")
 
 
 def bandwidth(device: torch.device) -> float:
@@ -86,7 +87,7 @@ def worst_error(llm: LLM) -> float:
     return float(((found[0] - found[1]).norm(dim=-1) / found[1].norm(dim=-1)).max())
 
 
-def ours(llm: LLM, asked: list[list[int]], mode: str, tokens: int) -> dict[str, float]:
+def ours(llm: LLM, asked: list[list[int]], mode: Speculation, tokens: int) -> dict[str, float]:
     """Tokens per second of one mode, the prompts one after the other."""
     params = SamplingParams(max_tokens=tokens, temperature=0.0, speculation=mode, ignore_eos=True)
     found = []
@@ -160,7 +161,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
 def slot_bytes(target: Any) -> float:
     """Of keys and values, per token."""
     layers = [target.cache.states(layer) for layer in range(len(target.cache))]
-    return sum(states.nbytes for both in layers for states in both) / target.info.kv_slots
+    return float(sum(s.nbytes for both in layers for s in both) / target.info.kv_slots)
 
 
 def measure(options: argparse.Namespace, device: torch.device, directory: Path) -> dict[str, Any]:
