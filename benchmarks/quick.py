@@ -30,7 +30,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="100m", help="size, or a directory with both models")
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--repetitions", type=int, default=2)
     chosen = parser.parse_args()
     systems = [SYSTEMS[name] for name in (*OURS, "transformers")]
     with tempfile.TemporaryDirectory() as place:

@@ -1,6 +1,7 @@
 """RASD in all its modes beside vLLM and transformers, in one run, turn by turn.
 
     python -m benchmarks.compare                        # every library; hours
+    python -m benchmarks.compare --short                # a quarter of an hour
     python -m benchmarks.compare --systems off vllm --tasks code --concurrency 1 16
     python -m benchmarks.compare --systems rasd http-rasd http-vllm --concurrency 1 16
 
@@ -10,7 +11,9 @@ What was measured stays in ``--place`` and is not measured again; ``--fresh`` fo
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+from typing import Final
 
 from benchmarks.compare.bench import Rows, run
 from benchmarks.compare.cells import MANY, RANDOM, Plan
@@ -18,6 +21,16 @@ from benchmarks.compare.publish import publish
 from benchmarks.compare.systems import LIBRARIES, SYSTEMS, Models
 from benchmarks.models import paths
 from benchmarks.models.tasks import TASKS
+
+
+SHORT: Final = {
+    "concurrency": [1, 16],
+    "temperatures": [0.0],
+    "prompts": 2,
+    "tokens": 96,
+    "lengths": [],
+    "many": ["off", "rasd", "vllm", "vllm-suffix", "http-off", "http-rasd", "http-vllm"],
+}
 
 
 def options() -> argparse.Namespace:
@@ -46,7 +59,10 @@ def options() -> argparse.Namespace:
     add("--tokens", type=int, default=plan.tokens, help="of each answer")
     add("--repetitions", type=int, default=3)
     add("--place", type=Path, default=paths.ROOT / "rows", help="where rows are kept")
+    add("--short", action="store_true", help="a quarter of an hour: less of everything")
     add("--fresh", action="store_true", help="forget rows that were measured before")
+    if "--short" in sys.argv:
+        parser.set_defaults(**SHORT)
     return parser.parse_args()
 
 
