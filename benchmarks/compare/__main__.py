@@ -22,7 +22,6 @@ from benchmarks.compare.systems import LIBRARIES, SYSTEMS, Models
 from benchmarks.models import paths
 from benchmarks.models.tasks import TASKS
 
-
 SHORT: Final = {
     "concurrency": [1, 16],
     "temperatures": [0.0],
