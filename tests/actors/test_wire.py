@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from actors import wire
+from actors.channel import _Flight
 from actors.wire import MESSAGES, WireError, admits, decode, encode
 from rasd.engine.api import Request
 from rasd.params import SamplingParams
@@ -151,3 +152,10 @@ def test_an_array_fills_its_shape_exactly() -> None:
 def test_the_secret() -> None:
     assert admits(b"secret", b"secret")
     assert not admits(b"secret", b"secreT") and not admits(b"secret", b"")
+
+
+def test_a_request_stays_its_tenants_with_another_engine() -> None:
+    request = Request(1, np.ones(1, np.int32), SamplingParams(seed=1), tenant="anna")
+    flight = _Flight(request, tokens=[5, 6])
+    again = decode(encode(wire.Submit(flight.resumed()))).request
+    assert (again.tenant, again.output.tolist()) == ("anna", [5, 6])
