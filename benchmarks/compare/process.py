@@ -10,11 +10,14 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.compare.protocol import Job, Outcome
 
-ROOT = Path(__file__).resolve().parents[2]
+_PATIENCE_S: Final = 120.0
+"""How long a worker may take to end: a Ray cluster needs its time."""
+
+ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 class WorkerFailed(Exception):
@@ -95,7 +98,7 @@ class Worker:
         with contextlib.suppress(OSError):
             self._process.stdin.close()  # type: ignore[union-attr]
         try:
-            self._process.wait(20)
+            self._process.wait(_PATIENCE_S)
         except subprocess.TimeoutExpired:
             self._signal(signal.SIGKILL)
             self._process.wait()

@@ -64,7 +64,7 @@ class Server:
 
     def close(self) -> None:
         """Stops the server as a user would."""
-        for number, patience in ((signal.SIGINT, 20), (signal.SIGKILL, 5)):
+        for number, patience in ((signal.SIGINT, 60), (signal.SIGKILL, 5)):
             with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
                 os.killpg(self._process.pid, number)
                 self._process.wait(patience)
