@@ -35,7 +35,8 @@ def main() -> None:
     systems = [SYSTEMS[name] for name in (*OURS, "transformers")]
     with tempfile.TemporaryDirectory() as place:
         rows = Rows(Path(place) / "rows.jsonl")
-        run(Models.of(chosen.model), PLAN, systems, rows, chosen.repetitions, quiet=True)
+        models = Models.of(chosen.model, together=max(PLAN.concurrency))
+        run(models, PLAN, systems, rows, chosen.repetitions, quiet=True)
     values = {
         name: value
         for name, value in report.ratios(rows.rows).items()

@@ -68,7 +68,7 @@ def options() -> argparse.Namespace:
 def main() -> None:
     """Command line."""
     chosen = options()
-    models = Models.of(chosen.model, chosen.dtype)
+    models = Models.of(chosen.model, chosen.dtype, together=max(chosen.concurrency))
     rows = Rows(chosen.place / f"{models.name}-{models.dtype}.jsonl", fresh=chosen.fresh)
     plan = Plan(
         tuple(chosen.tasks),

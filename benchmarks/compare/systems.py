@@ -18,7 +18,8 @@ from rasd.config import EMBEDDED
 
 THREADS: Final = 2
 SEQUENCES: Final = 64
-KV_SLOTS: Final = 65_536
+LEAST_SLOTS: Final = 16_384
+SLOTS_EACH: Final = 768
 NODES: Final = 32
 VLLM: Final = Path(os.environ.get("RASD_PEERS", ROOT / "build" / "peers" / "vllm"))
 # What vLLM's own guide tells to preload; and a cache of compiled code that is of use here.
@@ -83,20 +84,29 @@ HUGGING: Final = tuple(name for name, system in SYSTEMS.items() if system.kind =
 
 @dataclass(frozen=True)
 class Models:
-    """The pair that every system runs. ``name`` stands in every table."""
+    """The pair that every system runs. ``name`` stands in every table.
+
+    ``slots`` tokens of keys and values fit, for all alike.
+    """
 
     name: str
     target: Path
     drafter: Path
     dtype: str = "bfloat16"
+    slots: int = LEAST_SLOTS
 
     @classmethod
-    def of(cls, size: str, dtype: str = "bfloat16") -> Models:
-        """The trained pair of this size, or that in a directory with ``target`` and ``eagle``."""
+    def of(cls, size: str, dtype: str = "bfloat16", *, together: int = 1) -> Models:
+        """The trained pair of this size, or that in a directory with ``target`` and ``eagle``.
+
+        Args:
+            together: how many sequences will run at once; more slots cost memory in every system.
+        """
+        slots = max(LEAST_SLOTS, SLOTS_EACH * together)
         if size in paths.SIZES:
-            return cls(size, paths.target(size), paths.drafter(size), dtype)
+            return cls(size, paths.target(size), paths.drafter(size), dtype, slots)
         place = Path(size).expanduser()
-        return cls(place.name, place / "target", place / "eagle", dtype)
+        return cls(place.name, place / "target", place / "eagle", dtype, slots)
 
     @property
     def positions(self) -> int:
@@ -121,8 +131,8 @@ _Made = tuple[list[str], dict[str, Any], dict[str, str]]
 
 def _ours(system: System, models: Models) -> _Made:
     config = {
-        "target": {"threads": THREADS, "kv_slots": KV_SLOTS, "prefix_cache": False},
-        "drafter": {"threads": THREADS, "kv_slots": 2 * KV_SLOTS},
+        "target": {"threads": THREADS, "kv_slots": models.slots, "prefix_cache": False},
+        "drafter": {"threads": THREADS, "kv_slots": 2 * models.slots},
         "speculation": {"nodes": NODES, **system.how},
         "engine": {"max_sequences": SEQUENCES},
         "datastore": {"root": str(paths.ROOT / "corpora")},
@@ -150,7 +160,7 @@ def _vllm(system: System, models: Models) -> _Made:
         "dtype": models.dtype,
         "max_model_len": models.positions,
         "max_sequences": SEQUENCES,
-        "kv_slots": KV_SLOTS,
+        "kv_slots": models.slots,
         "speculative": how or None,
     }
     command = [str(VLLM / "bin" / "python"), "-m", "benchmarks.compare.vllm"]
