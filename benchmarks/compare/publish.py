@@ -40,6 +40,8 @@ def publish(models: Models, rows: Sequence[dict[str, Any]]) -> None:
     for concurrency, temperature in sorted(settings):
         if temperature <= 1:
             console.print(report.speed_table(found, concurrency, temperature))
+    for concurrency in sorted({entry["concurrency"] for entry in found}):
+        console.print(report.parts_table(found, concurrency))
     console.print(report.ratio_table(values))
     console.print("differing greedy answers", result["differences"])
     path.with_suffix(".md").write_text(report.markdown(found, 1) + "\n")

@@ -57,10 +57,9 @@ class Table:
 
     def _ratio(self, ours: str, theirs: str, task: str, concurrency: int) -> float:
         mine, other = (self.speed(name, task, concurrency) for name in (ours, theirs))
-        rates = {row["repetition"]: row["rate"] for row in other}
-        shares = [
-            row["rate"] / rates[row["repetition"]] for row in mine if row["repetition"] in rates
-        ]
+        rates = {(row["key"], row["repetition"]): row["rate"] for row in other}
+        pairs = [(row["rate"], rates.get((row["key"], row["repetition"]))) for row in mine]
+        shares = [rate / other for rate, other in pairs if other]
         if not shares:
             raise Missing(f"{ours} and {theirs} in one repetition of {task} at {concurrency}")
         return statistics.median(shares)

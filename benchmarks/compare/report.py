@@ -15,6 +15,10 @@ from benchmarks.models.tasks import TASKS
 Row = Mapping[str, Any]
 _CELL: Final = ("system", "task", "concurrency", "temperature", "length")
 _NUMBERS: Final = ("rate", "decode_rate", "acceptance", "first_ms")
+_PARTS: Final = (
+    *("step", "verify", "forward", "walk", "draft"),
+    *("prompt", "corpus", "extend", "fuse", "nodes"),
+)
 Median = dict[str, Any]
 
 
@@ -119,6 +123,21 @@ def speed_table(found: Sequence[Median], concurrency: int, temperature: float) -
         shown.add_column(column, justify="left" if column == "system" else "right")
     for system, cells in _lines(found, concurrency, temperature).items():
         shown.add_row(system, *_texts(cells, tasks))
+    return shown
+
+
+def parts_table(found: Sequence[Median], concurrency: int) -> rich_table.Table:
+    """Where a greedy step's milliseconds go, over the tasks, and the nodes it verifies."""
+    shown = rich_table.Table(title=f"ms per step, {concurrency} at once", box=None)
+    known = [e for e in found if e["parts"] and e["concurrency"] == concurrency]
+    known = [e for e in known if e["task"] in TASKS and e["temperature"] == 0]
+    names = [name for name in _PARTS if any(name in e["parts"] for e in known)]
+    for column in ("system", *names):
+        shown.add_column(column, justify="left" if column == "system" else "right")
+    for system in dict.fromkeys(e["system"] for e in known):
+        cells = [e["parts"] for e in known if e["system"] == system]
+        values = [statistics.median(parts.get(name, 0.0) for parts in cells) for name in names]
+        shown.add_row(system, *(f"{value:.2f}" for value in values))
     return shown
 
 
