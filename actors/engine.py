@@ -92,6 +92,7 @@ class EngineService:
         Raises:
             StageError: the target here failed; what it holds is in doubt, so the process must end.
         """
+        self._warm_up()
         while True:
             try:
                 run(self._engine, self.mailbox)
@@ -102,6 +103,16 @@ class EngineService:
                 self._report(self._target.address, error)
                 self._target.close()
                 self._await_target()
+
+    def _warm_up(self) -> None:
+        """A target that fails is not reported yet: nobody may listen. The first step reports it."""
+        self.mailbox.act()  # a drafter that is here is measured, too
+        try:
+            self._engine.warm_up()
+        except StageError as error:
+            if self._target is None:
+                raise
+            _log.warning("costs are not known: %s", error)
 
     def _await_target(self) -> None:
         """Acts on what the owner says until there is a target again."""
@@ -142,8 +153,7 @@ class EngineService:
 
     def timings(self) -> dict[str, tuple[float, int]]:
         """Seconds and occurrences per part of a step (`rasd.engine.timings`)."""
-        timings = self._engine.timings
-        return {part: (timings.seconds[part], timings.counts[part]) for part in timings.seconds}
+        return self._engine.timings.totals()
 
 
 class EngineActor:

@@ -2,8 +2,9 @@
 
 *forward* and *walk* are what the target says it did; *hop* is the rest of the wait for it. The
 drafter, the prompt lookup and the corpus are asked at the same time: their columns are the time the
-engine waited for each. *rest* is the engine's own work. Medians over repetitions, which alternate
-between the two ways to run.
+engine waited for each; *extend* is the same behind drafted nodes. *rest* is the engine's own work.
+*nodes* were verified per step, and so many sequences were left *undrafted*. Medians over
+repetitions, which alternate between the two ways to run.
 """
 
 from __future__ import annotations
@@ -20,19 +21,21 @@ from rich.table import Table
 from benchmarks.common import code_prompts, save
 from rasd import LLM, SamplingParams
 
-PARTS = ("forward", "walk", "hop", "draft", "prompt", "corpus", "fuse", "rest", "step")
+PARTS = ("forward", "walk", "hop", "draft", "prompt", "corpus", "extend", "fuse", "rest", "step")
+COUNTS = ("nodes", "undrafted")
 Totals = dict[str, tuple[float, int]]
 Ask = Callable[[list[int], SamplingParams], tuple[int, int]]
 
 
 def per_step(before: Totals, after: Totals) -> dict[str, float]:
-    """Milliseconds per step of every part between two readings."""
+    """Milliseconds per step of every part between two readings; and what is only counted."""
     steps = after["step"][1] - before["step"][1]
     spent = {part: 1000 * (after[part][0] - before[part][0]) / steps for part in after}
     spent["hop"] = spent["verify"] - spent["forward"] - spent["walk"]
-    named = sum(spent[part] for part in ("verify", "draft", "prompt", "corpus", "fuse"))
+    named = sum(spent[p] for p in ("verify", "draft", "prompt", "corpus", "extend", "fuse"))
     spent["rest"] = spent["step"] - named
-    return {part: spent[part] for part in PARTS}
+    counts = {event: (after[event][1] - before[event][1]) / steps for event in COUNTS}
+    return {part: spent[part] for part in PARTS} | counts
 
 
 def measure(
@@ -58,9 +61,7 @@ def in_process(llm: LLM) -> tuple[Ask, Callable[[], Totals]]:
         found = llm.generate([prompt], params)[0].outputs[0].statistics
         return found.tokens, found.steps
 
-    return ask, lambda: {
-        part: (timings.seconds[part], timings.counts[part]) for part in timings.seconds
-    }
+    return ask, timings.totals
 
 
 def as_service() -> tuple[Ask, Callable[[], Totals]]:
@@ -94,7 +95,7 @@ def as_service() -> tuple[Ask, Callable[[], Totals]]:
 def table(result: dict[str, Any]) -> Table:
     """Milliseconds per step by part."""
     out = Table(title="one step at batch 1, ms")
-    columns = (*PARTS, "tokens_per_step", "tokens_per_s")
+    columns = (*PARTS, *COUNTS, "tokens_per_step", "tokens_per_s")
     for column in ("where", "mode", *columns):
         out.add_column(column, justify="left" if column in ("where", "mode") else "right")
     for where, modes in result.items():
