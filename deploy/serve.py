@@ -26,6 +26,8 @@ WITH_HAPROXY: Final = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     # The router runs in one event loop; logs of requests are written by the thousand.
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # A replica that goes waits for balancers to notice; HAProxy is told, so not for 30 seconds.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
 }
 
 

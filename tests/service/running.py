@@ -20,6 +20,8 @@ from typing import Any
 
 import yaml
 
+from deploy.serve import environment, haproxy
+
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE_S = 240.0  # machines that build things are busy
 
@@ -48,6 +50,11 @@ def free_port() -> int:
 
 def processes(name: str) -> list[int]:
     """Actors of a kind below this process, oldest first, as the system sees them."""
+    return descendants(rf"^ray::(ServeReplica:\w+:)?{name}\b")
+
+
+def descendants(title: str) -> list[int]:
+    """Processes below this one, oldest first, in whose command line the pattern stands."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         try:
@@ -56,7 +63,7 @@ def processes(name: str) -> list[int]:
             continue
         if stat and stat.rpartition(")")[2].split()[0] != "Z":
             parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
-    return sorted(pid for pid in parents if _is_ours(pid, parents) and _is_called(pid, name))
+    return sorted(pid for pid in parents if _is_ours(pid, parents) and _is_called(pid, title))
 
 
 def _is_ours(pid: int, parents: dict[int, int]) -> bool:
@@ -67,12 +74,11 @@ def _is_ours(pid: int, parents: dict[int, int]) -> bool:
     return False
 
 
-def _is_called(pid: int, name: str) -> bool:
+def _is_called(pid: int, title: str) -> bool:
     try:
-        title = Path(f"/proc/{pid}/cmdline").read_text()
+        return re.search(title, Path(f"/proc/{pid}/cmdline").read_text()) is not None
     except OSError:
         return False
-    return re.match(rf"ray::(ServeReplica:\w+:)?{name}\b", title) is not None
 
 
 class Service:
@@ -163,11 +169,31 @@ def shipped_config(place: Path, **changes: Any) -> dict[str, Any]:
     config["http_options"]["port"] = free_port()
     args = config["applications"][0]["args"]
     args["target"]["dtype"] = args["drafter"]["dtype"] = "float32"
+    args["speculation"]["budget"] = "fixed"  # every source is used, whether it pays here or not
     args["datastore"]["root"] = str(place / "datastore")
     args["datastore"]["corpora"] = [{"name": "house", "source": str(place / "house.jsonl")}]
     for section, values in changes.items():
         args[section].update(values)
     return config
+
+
+@contextmanager
+def as_made_to_serve() -> Iterator[None]:
+    """Ray's settings as `make serve` has them, with HAProxy on ports of its own."""
+    import ray.serve  # reads them now: this process is a client, and not on an event loop
+
+    del ray
+    before = dict(os.environ)
+    ports = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT")
+    given = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"}
+    given |= {name: str(free_port()) for name in ports}
+    os.environ.update(environment(given, haproxy()))
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from functools import cache
 from typing import Any
 
@@ -11,7 +13,7 @@ import openai
 import pytest
 
 from rasd.config import EMBEDDED
-from tests.service.running import PROMPTS, Service, processes, until
+from tests.service.running import PROMPTS, Service, descendants, processes, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -121,6 +123,42 @@ async def test_who_goes_away_frees_the_sequence(service: Service) -> None:
     await clients.close()
 
 
+def test_haproxy_is_in_front_and_only_this_machine_is_served(service: Service) -> None:
+    assert descendants("haproxy")
+    ask = {"model": "rasd", "prompt": "a", "max_tokens": 1}
+    with httpx.Client(base_url=service.url, timeout=60) as http:
+        for headers in ({"X-Forwarded-For": "10.1.2.3"}, {"Host": "example.org"}):
+            refused = http.post("/v1/completions", json=ask, headers=headers)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
+        huge = http.post("/v1/completions", json={**ask, "prompt": "a" * (8 * 1024 * 1024)})
+        assert huge.status_code == 413 and "8388608" in huge.json()["error"]["message"]
+        assert http.post("/v1/completions", json=ask).status_code == 200
+
+
+def test_tokens_that_come_together_share_an_event(service: Service) -> None:
+    ask: dict[str, Any] = {"model": "rasd", "prompt": PROMPTS[0], **GREEDY}
+    ask["extra_body"] = {"ignore_eos": True}
+    counts = []
+    for stop in (None, "never said"):
+        chunks = list(client(service).completions.create(**ask, stop=stop, stream=True))
+        text = "".join(chunk.choices[0].text for chunk in chunks)
+        assert text == client(service).completions.create(**ask, stop=stop).choices[0].text
+        counts.append(len(chunks))
+    assert 1 < counts[0] <= counts[1]
+
+
+def test_a_killed_engine_takes_its_models_along_and_text_goes_on(service: Service) -> None:
+    (victim,) = processes("EngineActor")
+    stream = service.stream(PROMPTS[0], temperature=0.0, max_tokens=200, ignore_eos=True)
+    pieces = [next(stream)]
+    os.kill(victim, signal.SIGKILL)
+    pieces += stream
+    assert processes("EngineActor") not in ([], [victim])
+    plain = service.generate(PROMPTS[0], temperature=0.0, max_tokens=200, ignore_eos=True)
+    assert [token for p in pieces for token in p.tokens] == plain.choices[0].tokens
+    assert service.metric("stage_restarts", 'stage="engine"') == 1
+
+
 def test_the_handle_streams(service: Service) -> None:
     pieces = list(service.stream(PROMPTS[1], **GREEDY))
     assert [token for piece in pieces for token in piece.tokens] == said_by_transformers(PROMPTS[1])
@@ -169,7 +207,7 @@ def test_a_corpus_is_made_quoted_and_dropped(service: Service) -> None:
 
 def test_shards_come_and_go_while_requests_run(service: Service) -> None:
     before = set(processes("ShardActor"))
-    untouched = {kind: processes(kind) for kind in ("Router", "EngineActor", "TargetRank")}
+    untouched = {kind: processes(kind) for kind in ("Router", "EngineActor")}
     assert all(untouched.values())
     stream = service.stream(PROMPTS[0], temperature=0.0, max_tokens=400, ignore_eos=True)
     pieces = [next(stream)]
@@ -193,8 +231,7 @@ def test_shards_come_and_go_while_requests_run(service: Service) -> None:
 def test_nothing_is_left_of_a_deleted_application(service: Service) -> None:
     from ray import serve
 
-    kinds = ("TargetRank", "DraftActor", "EngineActor", "ShardActor", "WriterActor", "Router")
-    kinds += ("Datastore",)
+    kinds = ("EngineActor", "ShardActor", "WriterActor", "Router", "Datastore")
     assert all(processes(kind) for kind in kinds)
     serve.delete("rasd")
     until(lambda: not any(processes(kind) for kind in kinds), "nothing left", 30)
