@@ -135,6 +135,8 @@ class Proposer:
         """Starts all sources on the next trees, as far as it pays; ``load`` as for `trees`."""
         self._rounds = {each.handle: each for each in map(self._round, running) if each.limit > 0}
         self._spent_s = dict.fromkeys(self._spent_s, 0.0)
+        if not self._rounds and self.idle:
+            return
         for kind, retrieving in self._retrieving.items():
             self._ask_retriever(kind, retrieving, step)
         for kind, retrieving in self._retrieving.items():
@@ -190,6 +192,9 @@ class Proposer:
             step: number of the step for which sources were asked.
             load: what the next step runs beside trees.
         """
+        sources = (self._drafting.source, *(each.source for each in self._retrieving.values()))
+        if not self._rounds and not any(source.awaited for source in sources):
+            return {}  # plain decoding costs nothing here
         for kind, retrieving in self._retrieving.items():
             self._take_found(kind, retrieving)
         self._take_drafts()
