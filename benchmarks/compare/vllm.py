@@ -61,12 +61,12 @@ class Vllm:
 
 
 def kv_bytes(settings: dict[str, Any]) -> int:
-    """What ``kv_slots`` tokens of keys and values take."""
+    """What ``kv_slots`` tokens of keys and values take, and two blocks that are begun."""
     config = json.loads((Path(settings["model"]) / "config.json").read_text())
     width = config["num_key_value_heads"] * config["head_dim"]
     size = {"bfloat16": 2, "float32": 4}[settings["dtype"]]
     layers = config["num_hidden_layers"] + bool(settings.get("speculative"))  # EAGLE has a layer
-    return int(settings["kv_slots"] * layers * 2 * width * size)
+    return int((settings["kv_slots"] + 256) * layers * 2 * width * size)
 
 
 def main() -> None:
