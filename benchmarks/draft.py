@@ -34,7 +34,7 @@ ACCEPTED = 3
 """Rows that a step of *cost* catches up with."""
 OUT_OF_CACHE = 128 * 2**20
 SHAPES = ((1, 8), (2, 8), (3, 8), (4, 4), (5, 4), (5, 8), (6, 8), (8, 4))
-WORTHS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
+WORTHS = (0.0, 0.1, 0.2, 0.3, 0.45, 0.7)
 
 
 @dataclass(frozen=True)
@@ -143,27 +143,33 @@ def texts(models: str, count: int, tokens: int) -> dict[str, list[Text]]:
 
 
 def follow(drafter: EagleDrafter, text: Text, nodes: int, worth: float) -> dict[str, float]:
-    """Drafts along a text as if the target verified every tree; totals."""
+    """Drafts along a text as if the target verified every tree; totals.
+
+    Forwards, rows and milliseconds are counted from the second step on.
+    """
     at, heard = text.prompt, 0  # the root stands at ``at``
-    total = {"tokens": 0.0, "steps": 0.0, "forwards": 0.0, "rows": 0.0, "nodes": 0.0}
+    total = dict.fromkeys(("tokens", "steps", "forwards", "rows", "nodes", "ms"), 0.0)
     drafter.put(Features(0, 0, text.features[:at]))
     forward = drafter._runner._forward
 
     def counting(tokens: Any, *rest: Any) -> Tensor:
-        total["forwards"] += 1
-        total["rows"] += len(tokens)
+        if heard:
+            total["forwards"] += 1
+            total["rows"] += len(tokens)
         return forward(tokens, *rest)
 
     drafter._runner._forward = counting  # type: ignore[method-assign]
     while at < len(text.tokens) - 1:
         query = DraftQuery(0, heard, text.tokens[heard : at + 1], nodes)
+        began = time.perf_counter()
         draft = propose(drafter, [query], worth)[0]
+        if heard:  # the first catches up with the prompt
+            total["ms"] += 1000 * (time.perf_counter() - began)
         heard, accepted = at + 1, 0
         if draft is not None:
             accepted = matched(draft, text.tokens[at + 1 : -1])
-            total["nodes"] += len(draft.tree) - 1
-            total["steps"] += 1
-            total["tokens"] += accepted + 1
+            counts = {"tokens": accepted + 1, "steps": 1, "nodes": len(draft.tree) - 1}
+            total |= {key: total[key] + count for key, count in counts.items()}
         drafter.put(Features(0, at, text.features[at : at + accepted + 1]))
         at += accepted + 1
     drafter._runner._forward = forward  # type: ignore[method-assign]
@@ -187,7 +193,7 @@ def gains(options: argparse.Namespace) -> list[dict[str, Any]]:
     found = texts(options.models, options.prompts, options.tokens)
     runs = [(*shape, 0.0, "auto") for shape in options.shapes]
     runs += [(5, 8, 0.0, "bfloat16")]
-    runs += [(8, 8, worth, "auto") for worth in WORTHS]
+    runs += [(8, 8, worth, "auto") for worth in options.worths]
     rows: list[dict[str, Any]] = []
     for levels, top_k, worth, dtype in runs:
         drafter = load(options.models, levels, top_k, options.nodes, dtype)
@@ -222,6 +228,7 @@ def main() -> None:
     parser.add_argument("what", choices=("cost", "gain"))
     parser.add_argument("--models", default=str(EMBEDDED), help="folder of eagle/ and target/")
     parser.add_argument("--shapes", type=_shape, nargs="*", default=SHAPES, help="levels x beam")
+    parser.add_argument("--worths", type=float, nargs="*", default=WORTHS, help="8x8, stopped")
     parser.add_argument("--nodes", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batches", type=int, nargs="*", default=(1, 4, 16))
