@@ -19,6 +19,21 @@ from rasd.kv.paged import MASK_BITS, PagedView
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def _hidden(  # type: ignore[no-untyped-def]
+    masks, row, real, place, inside, before, WORDS: tl.constexpr, BITS: tl.constexpr
+):
+    """Which places of a context each row must not see: nodes that are not above it."""
+    node = place - before
+    word = tl.load(
+        masks + row[:, None] * WORDS + node[None, :] // BITS,
+        mask=real[:, None] & inside[None, :] & (node >= 0)[None, :],
+        other=0,
+    )
+    above = (word >> (node % BITS)[None, :].to(tl.int64)) & 1
+    return (inside == 0)[None, :] | ((node >= 0)[None, :] & (above == 0))
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def _share(  # type: ignore[no-untyped-def]  # noqa: PLR0913 (a kernel takes what it reads)
     query,
     key,
@@ -57,8 +72,7 @@ def _share(  # type: ignore[no-untyped-def]  # noqa: PLR0913 (a kernel takes wha
     at = row[:, None] * query_row + query_heads[:, None] * query_head + dims[None, :]
     q = tl.load(query + at, mask=real[:, None], other=0.0)
 
-    peak = tl.full((ROWS,), float("-inf"), tl.float32)
-    total = tl.zeros((ROWS,), tl.float32)
+    peak, total = tl.full((ROWS,), float("-inf"), tl.float32), tl.zeros((ROWS,), tl.float32)
     seen = tl.zeros((ROWS, DIM), tl.float32)
     per = tl.cdiv(tl.cdiv(length, SLOTS), SHARES) * SLOTS
     end = tl.minimum((share + 1) * per, length)
@@ -72,27 +86,17 @@ def _share(  # type: ignore[no-untyped-def]  # noqa: PLR0913 (a kernel takes wha
         there = head * key_head + slot[:, None] * DIM + dims[None, :]
         k = tl.load(key + there, mask=inside[:, None], other=0.0)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-        node = place - before
-        word = tl.load(
-            masks + row[:, None] * WORDS + node[None, :] // BITS,
-            mask=real[:, None] & inside[None, :] & (node >= 0)[None, :],
-            other=0,
-        )
-        above = (word >> (node % BITS)[None, :].to(tl.int64)) & 1
-        visible = inside[None, :] & ((node < 0)[None, :] | (above == 1))
-        scores = tl.where(visible, scores, float("-inf"))
+        unseen = _hidden(masks, row, real, place, inside, before, WORDS, BITS)
+        scores = tl.where(unseen, float("-inf"), scores)
         higher = tl.maximum(peak, tl.max(scores, 1))
         # A row that has seen nothing yet has no peak to subtract.
         base = tl.where(higher == float("-inf"), 0.0, higher)
-        weights = tl.exp(scores - base[:, None])
-        fade = tl.exp(peak - base)
+        weights, fade = tl.exp(scores - base[:, None]), tl.exp(peak - base)
         v = tl.load(value + there, mask=inside[:, None], other=0.0)
         seen = seen * fade[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
-        total = total * fade + tl.sum(weights, 1)
-        peak = higher
+        total, peak = total * fade + tl.sum(weights, 1), higher
 
-    heads = tl.num_programs(1) * GROUPS
-    out = (row * heads + query_heads) * SHARES + share
+    out = (row * tl.num_programs(1) * GROUPS + query_heads) * SHARES + share
     tl.store(peaks + out, peak, mask=real)
     tl.store(totals + out, total, mask=real)
     tl.store(sums + out[:, None] * DIM + dims[None, :], seen, mask=real[:, None])
