@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from rasd.errors import UnsupportedModel
 from rasd.forward.linear import Linear, local
 from rasd.forward.rope import turn
+from rasd.forward.rows import Norm, gated
 from rasd.kv import PagedCache, Plan, attend
 from rasd.kv.paged import PagedPlan, Store
 
@@ -40,23 +41,6 @@ class Step:
     plan: Plan | PagedPlan
     cos: Tensor
     sin: Tensor
-
-
-class Norm:
-    """Root mean square norm with a gain; the identity where the module is one."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._gain: Tensor | None = None
-        self._eps = 0.0
-        if not isinstance(module, nn.Identity):
-            self._gain = local(module.weight)
-            self._eps = float(module.variance_epsilon)  # type: ignore[arg-type]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """The last dimension normed."""
-        if self._gain is None:
-            return x
-        return functional.rms_norm(x, self._gain.shape, self._gain, self._eps)
 
 
 class Layer:
@@ -97,9 +81,9 @@ class Layer:
 
     def __call__(self, hidden: Tensor, step: Step) -> Tensor:
         """[T, H] to [T, H]; stores keys and values of the T rows."""
-        hidden = hidden + self._sum(self._out(self._attend(self._in_norm(hidden), step)))
-        gate, up = self._gate_up(self._mlp_norm(hidden)).chunk(2, -1)
-        return hidden + self._sum(self._down(functional.silu(gate).mul_(up)))
+        seen = self._attend(self._in_norm(hidden), step)
+        hidden, normed = self._mlp_norm.after(hidden, self._sum(self._out(seen)))
+        return hidden + self._sum(self._down(gated(self._gate_up(normed))))
 
     def _attend(self, x: Tensor, step: Step) -> Tensor:
         """[T, heads * dim], what each row's heads saw."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable, Sequence
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from rasd.kv.kernel import FIELDS, compiled
+from rasd.kv.kernel import FIELDS, attention
+from rasd.kv.primitives import KINDS
+from rasd.kv.threads import run
 from rasd.kv.view import Int64s, Item, first_seen
 from rasd.tree import Bools
 
@@ -23,15 +21,13 @@ MOST_ROWS: Final = 64
 """Rows of one sequence times query heads per key head, up to which the kernel is used. Above, the
 products are large enough for torch's own to be faster."""
 
-_KINDS: Final[dict[torch.dtype, Any]] = {torch.bfloat16: np.uint16, torch.float32: np.float32}
 _AT: Final = {name: index for index, name in enumerate(FIELDS)}
-_PER_LAYER: Final = ("keys", "values", "states", "new_values", "out")
 
 
 def takes(plan: Plan, groups: int) -> bool:
     """Whether the kernel serves this plan."""
     most = max(item.stop - item.start for item in plan.items)
-    return plan.device.type == "cpu" and plan.dtype in _KINDS and most * groups <= MOST_ROWS
+    return plan.device.type == "cpu" and plan.dtype in KINDS and most * groups <= MOST_ROWS
 
 
 class Few:
@@ -58,7 +54,7 @@ class Few:
         items = _table(plan.items, window, tails)
         self._kept = (slots, low, tail, items, cos, sin)  # the kernel has their addresses
         self._shape = rows, heads * dim
-        self._kernel = compiled(_KINDS[plan.dtype], dim).address
+        self._kernel = attention(KINDS[plan.dtype], dim).address
         self._fields = np.zeros(len(FIELDS), np.int64)
         self._at = self._fields.ctypes.data
         self._set(rows=rows, kv_heads=kv_heads, groups=heads // kv_heads)
@@ -97,7 +93,7 @@ class Few:
             value_width=new_values.stride(0),
             out=out.data_ptr(),
         )
-        _run(self._kernel, self._at, torch.get_num_threads())
+        run(self._kernel, self._at)
         return out
 
 
@@ -126,26 +122,3 @@ def _sight(items: Sequence[Item], window: int | None) -> tuple[Int64s, list[Bool
         low.append(np.maximum(first[:, 0], 0))
         tails.append(item.ancestors & (item.positions[None] >= first))
     return np.concatenate(low), tails
-
-
-def _run(kernel: int, fields: int, threads: int) -> None:
-    """Works in torch's own threads, which are awake; a pool beside theirs would fight for cores."""
-    parallel = _parallel() if threads > 1 else None
-    if parallel is None:
-        _ALONE(kernel)(fields)
-    else:
-        parallel(kernel, fields, threads, 0)
-
-
-_ALONE: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-
-
-@cache
-def _parallel() -> Callable[[int, int, int, int], None] | None:
-    """The entry of the OpenMP library that torch brought along; None if it has another."""
-    for path in (Path(torch.__file__).parent / "lib").glob("libgomp*.so*"):
-        call: Any = ctypes.CDLL(str(path)).GOMP_parallel
-        call.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-        call.restype = None
-        return call  # type: ignore[no-any-return]
-    return None

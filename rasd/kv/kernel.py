@@ -9,24 +9,28 @@ Only numba reads this file: it is compiled when a packed decoder is first loaded
 takes some seconds, and kept on disk. `rasd.kv.few` calls it.
 """
 
-# mypy: disable-error-code="import-untyped, no-untyped-call, no-untyped-def, untyped-decorator"
+# mypy: disable-error-code="no-untyped-call, no-untyped-def, untyped-decorator"
 from __future__ import annotations
 
-import math
 from functools import cache
 from typing import Any, Final
 
 import numpy as np
-from llvmlite import ir
-from numba import carray, cfunc, literally, njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import carray, literally, njit
+
+from rasd.kv.primitives import (
+    FAST,
+    as_float,
+    compiled,
+    exp,
+    narrow,
+    pointer,
+    prefetch,
+    take,
+    widen,
+)
 
 BLOCK: Final = 64  # slots whose scores are computed together; they stay in the first cache
-# Not nnan, ninf: hidden slots have a score of -inf.
-_FAST: Final = {"reassoc", "contract", "nsz", "arcp", "afn"}
-_LOG2E: Final = np.float32(math.log2(math.e))
-
 ITEM: Final = ("start", "stop", "committed", "size", "slots", "tail", "begin", "narrow")
 """Columns of an item: its rows; its committed and all its slots; where its entries begin among all
 items' slots and tails; the first slot that some row sees, and from which on all rows see all."""
@@ -39,101 +43,7 @@ FIELDS: Final = (
 """What a kernel is given, int64 each: numbers, addresses of arrays, and the bits of ``scale``."""
 
 
-@intrinsic
-def _take(typing: Any, counter: Any) -> Any:
-    """Number of the next unit nobody has taken yet; atomically."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.atomic_rmw("add", args[0], ir.Constant(ir.IntType(64), 1), "monotonic")
-
-    return types.int64(counter), code
-
-
-@intrinsic
-def _pointer(typing: Any, address: Any) -> Any:
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], cgutils.voidptr_t)
-
-    return types.voidptr(types.int64), code
-
-
-@intrinsic
-def _prefetch(typing: Any, address: Any) -> Any:
-    """Moves the line at an address into the second cache."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        flag = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, flag, flag, flag])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        where = builder.inttoptr(args[0], cgutils.voidptr_t)
-        builder.call(function, [where, flag(0), flag(2), flag(1)])
-        return context.get_dummy_value()
-
-    return types.void(types.intp), code
-
-
-@intrinsic
-def _widen(typing: Any, value: Any) -> Any:
-    """float32 of a bf16 in a uint16, or of a float32."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        if signature.args[0] == types.float32:
-            return args[0]
-        bits = builder.shl(builder.zext(args[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
-        return builder.bitcast(bits, ir.FloatType())
-
-    return types.float32(value), code
-
-
-@intrinsic
-def _bits(typing: Any, value: Any) -> Any:
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.IntType(32))
-
-    return types.uint32(types.float32), code
-
-
-@intrinsic
-def _float(typing: Any, bits: Any) -> Any:
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.FloatType())
-
-    return types.float32(types.int32), code
-
-
-@intrinsic
-def _narrow(typing: Any, value: Any, like: Any) -> Any:
-    """A float32 as the kind of number that ``like`` is, rounded to nearest even."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        if signature.args[1] == types.float32:
-            return args[0]
-        wide = ir.IntType(32)
-        bits = builder.bitcast(args[0], wide)
-        high = builder.lshr(bits, ir.Constant(wide, 16))
-        odd = builder.and_(high, ir.Constant(wide, 1))
-        rounded = builder.add(bits, builder.add(odd, ir.Constant(wide, 0x7FFF)))
-        return builder.trunc(builder.lshr(rounded, ir.Constant(wide, 16)), ir.IntType(16))
-
-    return like(types.float32, like), code
-
-
-@njit(fastmath=_FAST, inline="always")
-def _exp(x):
-    """e to a power that is not positive; vectorises, which the library's does not."""
-    x = max(x * _LOG2E, np.float32(-126.0))
-    whole = np.floor(x)
-    part = x - whole
-    power = np.float32(1.8775767e-3)
-    power = power * part + np.float32(8.9893397e-3)
-    power = power * part + np.float32(5.5826318e-2)
-    power = power * part + np.float32(2.4015361e-1)
-    power = power * part + np.float32(6.9315308e-1)
-    power = power * part + np.float32(0.99999994)
-    return power * _float((np.int32(whole) + np.int32(127)) << np.int32(23))
-
-
-@njit(fastmath=_FAST)
+@njit(fastmath=FAST)
 def _enter(item, head, groups, states, new_values, angles, slots, stores, query, scale, dim):  # noqa: PLR0913
     """Turns an item's new keys and queries; stores keys and values, and fills ``query``."""
     literally(dim)
@@ -145,18 +55,18 @@ def _enter(item, head, groups, states, new_values, angles, slots, stores, query,
         for part in range(groups + 1):  # the group's queries, then their key
             first = (head * groups + part if part < groups else kv_heads * groups + head) * dim
             for d in range(dim):
-                here = _widen(states[row, first + d])
-                there = _widen(states[row, first + (d + half if d < half else d - half)])
-                turned = here * _widen(cos[d]) + there * _widen(sin[d])
+                here = widen(states[row, first + d])
+                there = widen(states[row, first + (d + half if d < half else d - half)])
+                turned = here * widen(cos[d]) + there * widen(sin[d])
                 if part < groups:
                     query[(row - start) * groups + part, d] = turned * scale
                 else:
-                    stores[0][head, slot, d] = _narrow(turned, states[row, 0])
+                    stores[0][head, slot, d] = narrow(turned, states[row, 0])
         for d in range(dim):
             stores[1][head, slot, d] = new_values[row, head * dim + d]
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=FAST)
 def _score(query, states, scores, count, dim):
     """Dot products of the queries with a block's keys; two by four share what they load."""
     literally(dim)
@@ -178,7 +88,7 @@ def _score(query, states, scores, count, dim):
             scores[r + 1, j + 2], scores[r + 1, j + 3] = h, i
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=FAST)
 def _weigh(scores, best, total, output, count):
     """Scores of a block to weights, relative to the best so far; what was summed is scaled."""
     for r in range(len(scores)):
@@ -188,20 +98,20 @@ def _weigh(scores, best, total, output, count):
         if top == -np.inf:
             continue
         if top > best[r]:
-            shrink = _exp(best[r] - top)
+            shrink = exp(best[r] - top)
             total[r] *= shrink
             for d in range(output.shape[1]):
                 output[r, d] *= shrink
             best[r] = top
         added = np.float32(0.0)
         for j in range(count):
-            weight = _exp(scores[r, j] - top)
+            weight = exp(scores[r, j] - top)
             scores[r, j] = weight
             added += weight
         total[r] += added
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=FAST)
 def _add(scores, states, output, count, dim):
     """Sums a block's values by their weights; two rows by four values share what they load."""
     literally(dim)
@@ -239,7 +149,7 @@ def _fetch(states, slots, first, count, dim):
     for j in range(count):
         slot = slots[first + j]
         for d in range(0, dim, step):
-            _prefetch(states[slot, d:].ctypes.data)
+            prefetch(states[slot, d:].ctypes.data)
 
 
 @njit
@@ -249,7 +159,7 @@ def _read(states, slots, first, count, block, dim):
     for j in range(count):
         slot = slots[first + j]
         for d in range(dim):
-            block[j, d] = _widen(states[slot, d])
+            block[j, d] = widen(states[slot, d])
     block[count : (count + 3) // 4 * 4] = 0.0
 
 
@@ -277,11 +187,11 @@ def _attend(item, head, groups, query, stores, slots, low, tail, out, dim):  # n
     for r in range((item[1] - item[0]) * groups):
         row, column = item[0] + r // groups, (head * groups + r % groups) * dim
         for d in range(dim):
-            out[row, column + d] = _narrow(output[r, d] / total[r], out[0, 0])
+            out[row, column + d] = narrow(output[r, d] / total[r], out[0, 0])
 
 
 @cache
-def compiled(kind: Any, dim: int) -> Any:
+def attention(kind: Any, dim: int) -> Any:
     """A C function that takes `FIELDS` and works until no unit is left; threads may share them.
 
     Args:
@@ -291,30 +201,26 @@ def compiled(kind: Any, dim: int) -> Any:
 
     def kernel(fields):
         rows, kv_heads, groups = fields[2], fields[3], fields[4]
-        scale = _float(np.int32(fields[5]))
-        items = carray(_pointer(fields[6]), (fields[7], 8), np.int64)
-        slots = carray(_pointer(fields[8]), (fields[9],), np.int64)
-        low = carray(_pointer(fields[10]), (rows,), np.int64)
-        tail = carray(_pointer(fields[11]), (fields[12],), np.uint8)
-        cos = carray(_pointer(fields[13]), (rows, dim), kind)
-        sin = carray(_pointer(fields[14]), (rows, dim), kind)
-        keys = carray(_pointer(fields[15]), (kv_heads, fields[1], dim), kind)
-        values = carray(_pointer(fields[16]), (kv_heads, fields[1], dim), kind)
-        states = carray(_pointer(fields[17]), (rows, fields[18]), kind)
-        new_values = carray(_pointer(fields[19]), (rows, fields[20]), kind)
-        out = carray(_pointer(fields[21]), (rows, kv_heads * groups * dim), kind)
+        scale = as_float(np.int32(fields[5]))
+        items = carray(pointer(fields[6]), (fields[7], 8), np.int64)
+        slots = carray(pointer(fields[8]), (fields[9],), np.int64)
+        low = carray(pointer(fields[10]), (rows,), np.int64)
+        tail = carray(pointer(fields[11]), (fields[12],), np.uint8)
+        cos = carray(pointer(fields[13]), (rows, dim), kind)
+        sin = carray(pointer(fields[14]), (rows, dim), kind)
+        keys = carray(pointer(fields[15]), (kv_heads, fields[1], dim), kind)
+        values = carray(pointer(fields[16]), (kv_heads, fields[1], dim), kind)
+        states = carray(pointer(fields[17]), (rows, fields[18]), kind)
+        new_values = carray(pointer(fields[19]), (rows, fields[20]), kind)
+        out = carray(pointer(fields[21]), (rows, kv_heads * groups * dim), kind)
         angles, stores = (cos, sin), (keys, values)
-        unit = _take(fields)
+        unit = take(fields)
         while unit < len(items) * kv_heads:
             item, head = items[unit // kv_heads], unit % kv_heads
             count = (item[1] - item[0]) * groups  # and one of zeros, if that is odd
             query = np.zeros((count + count % 2, dim), np.float32)
             _enter(item, head, groups, states, new_values, angles, slots, stores, query, scale, dim)
             _attend(item, head, groups, query, stores, slots, low, tail, out, dim)
-            unit = _take(fields)
+            unit = take(fields)
 
-    signature = types.void(types.CPointer(types.int64))
-    try:
-        return cfunc(signature, cache=True)(kernel)
-    except RuntimeError:  # numba's "no locator available": nowhere to write
-        return cfunc(signature)(kernel)
+    return compiled(kernel)
