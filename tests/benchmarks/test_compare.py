@@ -70,6 +70,8 @@ def test_some_systems_answer_one_request_of_a_task_and_no_more() -> None:
     assert plan.takes(Cell("code", 1, 0.0, 2, 8), "draft")
     assert not plan.takes(CELL, "draft") and not plan.takes(Cell(RANDOM, 1, 100.0, 2, 8), "draft")
     assert plan.takes(CELL, "rasd")
+    hot = Plan(many=("off", "vllm"))
+    assert [hot.takes(Cell(RANDOM, 1, 100.0, 2, 8), name) for name in hot.many] == [True, False]
 
 
 def test_a_row_tells_speed_with_and_without_prompts() -> None:
