@@ -192,8 +192,8 @@ class Proposer:
             step: number of the step for which sources were asked.
             load: what the next step runs beside trees.
         """
-        sources = (self._drafting.source, *(each.source for each in self._retrieving.values()))
-        if not self._rounds and not any(source.awaited for source in sources):
+        awaited = any(each.source.awaited for each in self._retrieving.values())
+        if not (self._rounds or awaited or self._drafting.source.awaited):
             return {}  # plain decoding costs nothing here
         for kind, retrieving in self._retrieving.items():
             self._take_found(kind, retrieving)
