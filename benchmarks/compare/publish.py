@@ -5,9 +5,10 @@ python -m benchmarks.compare.publish 100m           # again, from the rows that 
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from rich.console import Console
 
@@ -15,12 +16,16 @@ from benchmarks.common import save
 from benchmarks.compare import report
 from benchmarks.compare.bench import Rows
 from benchmarks.compare.plot import plot
-from benchmarks.compare.systems import Models
+from benchmarks.compare.process import ROOT
+from benchmarks.compare.systems import THREADS, Models
 from benchmarks.models import paths
 
+_BEGIN: Final = "<!-- speed: made by benchmarks.compare.publish --readme -->"
+_END: Final = "<!-- end of speed -->"
 
-def publish(models: Models, rows: Sequence[dict[str, Any]]) -> None:
-    """Everything that can be said of the rows."""
+
+def publish(models: Models, rows: Sequence[dict[str, Any]]) -> Path:
+    """Everything that can be said of the rows; gives the path of the JSON."""
     found = report.medians(rows)
     values = report.ratios(rows)
     single = [row for row in rows if row["kind"] not in ("speed", "failed")]
@@ -44,14 +49,61 @@ def publish(models: Models, rows: Sequence[dict[str, Any]]) -> None:
         console.print(report.parts_table(found, concurrency))
     console.print(report.ratio_table(values))
     console.print("differing greedy answers", result["differences"])
-    path.with_suffix(".md").write_text(report.markdown(found, 1) + "\n")
-    console.print(f"written to {path.with_suffix('')}.json, .png and .md")
+    console.print(f"written to {path} and {path.with_suffix('.png').name}")
+    return path
+
+
+def section(models: Models, found: Sequence[report.Median], plot_path: Path) -> str:
+    """What the README says of speed."""
+    tables = [
+        f"Tokens per second, {concurrency} at once:\n\n{report.markdown(found, concurrency)}"
+        for concurrency in (1, 16)
+        if any(entry["concurrency"] == concurrency for entry in found)
+    ]
+    picture = plot_path.relative_to(ROOT)
+    return "\n\n".join(
+        (
+            "## Speed",
+            f"A target of {models.name} parameters and its drafter, enlarged from trained ones, "
+            f"{models.dtype}, {THREADS} threads; held-out prompts of four tasks; greedy; medians of "
+            "repetitions in which the systems take turns. τ is tokens per forward of the target. "
+            "[benchmarks/README.md](benchmarks/README.md) tells how to repeat any row.",
+            *tables,
+            f"![tokens per second by task, by requests at once, by context]({picture})",
+        )
+    )
+
+
+def into_readme(text: str, made: str) -> str:
+    """The README with its section on speed between the marks.
+
+    Raises:
+        ValueError: the marks are not there.
+    """
+    before, mark, rest = text.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not mark or not end:
+        raise ValueError(f"the README lacks {_BEGIN} or {_END}")
+    return f"{before}{_BEGIN}\n{made}\n{_END}{after}"
 
 
 def main() -> None:
-    """Publishes the rows of a model again."""
-    models = Models.of(sys.argv[1], *sys.argv[2:3])
-    publish(models, Rows(paths.ROOT / "rows" / f"{models.name}-{models.dtype}.jsonl").rows)
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--place", type=Path, default=paths.ROOT / "rows")
+    parser.add_argument("--readme", action="store_true")
+    chosen = parser.parse_args()
+    models = Models.of(chosen.model, chosen.dtype)
+    rows = Rows(chosen.place / f"{models.name}-{models.dtype}.jsonl").rows
+    path = publish(models, rows)
+    if chosen.readme:
+        readme = ROOT / "README.md"
+        made = section(models, report.medians(rows), path.with_suffix(".png"))
+        readme.write_text(into_readme(readme.read_text(), made))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.compare.publish import _BEGIN, _END, into_readme
 from benchmarks.compare.ratios import (
     GOALS,
     Goal,
@@ -136,3 +137,11 @@ def test_differing_answers_are_counted_up_to_their_first_difference() -> None:
         row("http-off", 1, answers=[[0, 0, 0], [0, 0, 0]]),
     ]
     assert differences(rows) == {"vllm": {"answers": 2, "differ": 1, "tokens": 6, "agreeing": 4}}
+
+
+def test_the_readme_keeps_what_stands_around_the_section() -> None:
+    text = f"a\n{_BEGIN}\nold\n{_END}\nb\n"
+    once = into_readme(text, "new")
+    assert once == f"a\n{_BEGIN}\nnew\n{_END}\nb\n" == into_readme(once, "new")
+    with pytest.raises(ValueError, match="lacks"):
+        into_readme("a", "new")
