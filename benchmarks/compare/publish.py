@@ -66,7 +66,7 @@ def section(models: Models, found: Sequence[report.Median], plot_path: Path) -> 
             "## Speed",
             f"A target of {models.name} parameters and its drafter, enlarged from trained ones, "
             f"{models.dtype}, {THREADS} threads, held-out prompts of four tasks, greedy; medians "
-            "of repetitions in which the systems take turns. τ is tokens per forward of the target. "
+            "of repetitions in which systems take turns. τ is tokens per forward of the target. "
             "[benchmarks/README.md](benchmarks/README.md) tells how to repeat any row.",
             *tables,
             f"![tokens per second by task, by requests at once, by context]({picture})",
