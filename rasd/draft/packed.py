@@ -18,8 +18,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from rasd.draft.eagle_head import EagleHead
 from rasd.draft.weights import SharedWeights
-from rasd.forward.layer import Norm
 from rasd.forward.rope import Rope, turn
+from rasd.forward.rows import Norm
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from rasd.errors import UnsupportedModel
-from rasd.forward.layer import Layer, Norm, Step
+from rasd.forward.layer import Layer, Step
 from rasd.forward.linear import Linear, local
 from rasd.forward.rope import Rope
+from rasd.forward.rows import Norm
 from rasd.kv import PagedCache, Plan
 from rasd.kv.paged import PagedPlan, Store
 
