@@ -76,7 +76,8 @@ def test_random_models_say_what_transformers_says(name: str, tmp_path: Path) -> 
         world,
         engine={"max_sequences": 3, "chunk_tokens": 20},
         drafter={"nodes": 12},  # a random head knows nothing: it may neither fill the trees
-        speculation={"prune_top_k": None},  # nor prune them
+        # nor prune them, and nobody asks what it is worth
+        speculation={"prune_top_k": None, "scores": "static", "budget": "fixed"},
     )
     llm = LLM(
         str(world / "model"),
