@@ -95,7 +95,8 @@ def _weigh(scores, best, total, output, count):
         top = best[r]
         for j in range(count):
             top = max(top, scores[r, j])
-        if top == -np.inf:
+        if top == -np.inf:  # nothing of this block is seen, nor of those before
+            scores[r, :count] = 0.0
             continue
         if top > best[r]:
             shrink = exp(best[r] - top)
