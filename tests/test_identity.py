@@ -110,6 +110,8 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., LLM]:
                 "target": {"kv_slots": 4096, "threads": 1},
                 "datastore": {"root": str(store)},
                 "engine": {"max_sequences": max_sequences, "chunk_tokens": 48},
+                # All sources are asked, though on so small a model few of them pay.
+                "speculation": {"budget": "fixed"},
             }
         )
         corpora = [CorpusConfig(name=corpus, source=sources[corpus])]

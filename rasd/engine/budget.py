@@ -9,7 +9,7 @@ worth more than the time it takes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,6 +23,8 @@ from rasd.tree import CORPUS, PROMPT, DraftTree, Float32s
 
 _AHEAD: Final = 8.0
 """Nodes over which the price of a node is averaged, at least."""
+_MANY: Final = 64  # tokens told, from which on reading them can be told from drafting
+_LIFE: Final = 64.0  # drafts over which the cost of reading a text is spread, at most
 _KINDS: Final = (PROMPT, CORPUS)
 _NOTHING: Final = np.zeros(0, np.float32)
 
@@ -78,6 +80,7 @@ class Budget:
         self.price: Price | None = None
         self._verify = CostTable(10e-3, 48)
         self._levels = 4.0
+        self._told_s = 1e-4  # of a drafter, to read a token
         self._clock = clock
         self._since_s: float | None = None
         self.rehearses = False
@@ -117,9 +120,18 @@ class Budget:
         prospects = self.ahead[kind] if ahead else self.found[kind]
         self._observe(prospects.cost, sequences, 0, seconds)
 
-    def drafted(self, sequences: int, levels: int, seconds: float) -> None:
-        """Drafting for so many took ``seconds``; the deepest tree has so many levels."""
-        self._observe(self.draft.cost, sequences, 0, seconds)
+    def drafted(self, sequences: int, levels: int, seconds: float, told: int = 0) -> None:
+        """Drafting for so many took ``seconds``; the deepest tree has so many levels.
+
+        Args:
+            told: tokens that the drafter read before, more than a step brings.
+        """
+        known_s = float(self.draft.cost.at(float(sequences)))
+        if told == 0:
+            self._observe(self.draft.cost, sequences, 0, seconds)
+        elif told >= _MANY:
+            each_s = min(max((seconds - known_s) / told, self._told_s / 4), 4 * self._told_s)
+            self._told_s += (each_s - self._told_s) / 4
         if levels:
             self._levels += (levels - self._levels) / 16
 
@@ -154,25 +166,35 @@ class Budget:
         tokens = max(load.gaining, 1) + np.concatenate(
             ([0.0], np.cumsum(together[order], dtype=np.float64))
         )
-        seconds = self._seconds(load, len(order))
-        count = int(np.argmax(tokens / np.maximum(seconds, 1e-9)))
-        self._set_price(load, count, float(tokens[count]), float(seconds[count]))
+        count = self._best_count(load, tokens)
         owners = np.repeat(np.arange(len(best)), [len(each) for each in best])
         kept: list[int] = np.bincount(owners[order[:count]], minlength=len(best)).tolist()
         return kept
 
-    def _seconds(self, load: Load, nodes: int) -> Float64s:
-        """float64[nodes + 1]: of a step, by its nodes."""
-        rows = max(load.rows, 1) + np.arange(nodes + 1, dtype=np.float64)
-        sunk_s = 0.0 if self._since_s is None else self._clock() - self._since_s
-        return self._verify.at(rows, load.slots) + sunk_s
+    def _best_count(self, load: Load, tokens: Float64s) -> int:
+        """Of float64[N + 1], tokens by the number of nodes, the place that pays most.
 
-    def _set_price(self, load: Load, count: int, tokens: float, seconds: float) -> None:
+        Prompts that enter in the same step make it longer, but tokens no dearer: that time is
+        spent anyway. So what a token is worth is what it costs without them.
+        """
+        more = np.arange(len(tokens), dtype=np.float64)
+        alone = max(min(load.rows, load.gaining), 1)
+        sunk_s = 0.0 if self._since_s is None else self._clock() - self._since_s
+        seconds = self._verify.at(alone + more, load.slots) + sunk_s
+        count = int(np.argmax(tokens / np.maximum(seconds, 1e-9)))
+        token_s = max(float(seconds[count] / tokens[count]), 1e-9)
         rows = max(load.rows, 1)
+        if rows > alone:
+            seconds = self._verify.at(rows + more, load.slots)
+            count = int(np.argmax(tokens * token_s - seconds))
         ahead = max(float(count), _AHEAD)
         costs = self._verify.at(np.asarray([rows, rows + ahead]), load.slots)
-        token_s = max(seconds / tokens, 1e-9)
         self.price = Price(token_s, float(costs[1] - costs[0]) / ahead / token_s)
+        return count
+
+    def verify_s(self, rows: int, slots: int) -> float:
+        """Seconds that a verify takes."""
+        return float(self._verify.at(float(rows), slots))
 
     def promise(self, each: Round) -> float:
         """Tokens that the best nodes of a round's tree bring beyond their price."""
@@ -223,8 +245,17 @@ class Budget:
         """
         if self.fixed or self.rehearses or self.price is None:
             return [*rounds]
-        gains = [self.draft_gains.expected(e.tenant, e.handle, e.without, batch) for e in rounds]
-        return _picked(self.draft, rounds, gains, self.price)
+        gains, once_s, token_s = [], {}, self.price.token_s
+        for each in rounds:
+            gain = self.draft_gains.expected(each.tenant, each.handle, each.without, batch)
+            new = each.untold
+            if new:
+                once_s[each.handle] = new * self._told_s
+                gain -= (
+                    once_s[each.handle] / token_s / min(max(each.sequence.remaining, 2) / 2, _LIFE)
+                )
+            gains.append(gain)
+        return _picked(self.draft, rounds, gains, self.price, once_s)
 
     def retrieved_for(self, kind: int, rounds: Sequence[Round], *, ahead: bool) -> list[Round]:
         """Of the rounds those for which it pays to ask a retriever; ``ahead`` behind nodes."""
@@ -238,9 +269,14 @@ class Budget:
 
 
 def _picked(
-    prospects: Prospects, rounds: Sequence[Round], gains: Sequence[float], price: Price
+    prospects: Prospects,
+    rounds: Sequence[Round],
+    gains: Sequence[float],
+    price: Price,
+    once_s: Mapping[int, float] | None = None,
 ) -> list[Round]:
-    chosen = set(prospects.choose([each.handle for each in rounds], gains, price.token_s))
+    handles = [each.handle for each in rounds]
+    chosen = set(prospects.choose(handles, gains, price.token_s, once_s))
     return [each for each in rounds if each.handle in chosen]
 
 

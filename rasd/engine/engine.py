@@ -167,12 +167,11 @@ class Engine:
         """Runs one step; gives at most one output per sequence.
 
         Raises:
-            StageError: the target is gone or did not answer in time. Nothing is lost: after
-                `replace_target` the next step goes on.
+            StageError: the target is gone or late; after `replace_target` the next step goes on.
         """
         if self._down:
             raise StageUnavailable("the target failed and was not replaced")
-        with self.timings.measure("step"):
+        with self.timings.measure("step") as since_s:
             plan = self._scheduler.plan(self._proposer.trees(self._step, self._scheduler.load()))
             for handle, sequence in plan.set_back:
                 self._retire(handle, sequence)
@@ -183,6 +182,7 @@ class Engine:
             outputs += self._apply(plan, reply) if reply is not None else []
             gained = self._scheduler.running if reply is not None else []
             self._proposer.ask(self._step, gained, self._scheduler.load())
+            self._proposer.stepped(plan, reply, sum(len(o.tokens) for o in outputs), since_s)
             return outputs
 
     def _verify(self, plan: StepPlan) -> VerifyReply | None:

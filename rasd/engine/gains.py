@@ -7,7 +7,7 @@ texts change and so do machines.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -33,12 +33,23 @@ class Prospects:
         self.cost = CostTable(guess_s, doubling, columns=1)
         self._credit = Credit(share, least=least, saved_s=guess_s)
         self._turn = 0
+        self._dearest_s = 0.0
         self._asked: dict[int, int] = {}  # when, by handle
         self._tried: set[int] = set()
         self._spent_s = 0.0  # for those that were tried
 
-    def choose(self, handles: Sequence[int], gains: Sequence[float], token_s: float) -> list[int]:
-        """Those of the handles to ask for, if a token is worth ``token_s``."""
+    def choose(
+        self,
+        handles: Sequence[int],
+        gains: Sequence[float],
+        token_s: float,
+        once_s: Mapping[int, float] | None = None,
+    ) -> list[int]:
+        """Those of the handles to ask for, if a token is worth ``token_s``.
+
+        Args:
+            once_s: what asking for some costs beside, this time only; gains are less it already.
+        """
         if not handles:
             return []
         order = np.argsort(-np.asarray(gains), kind="stable")
@@ -52,23 +63,29 @@ class Prospects:
             if not self._tried.isdisjoint(chosen):
                 self._credit.pays()
             self._tried.clear()
-        chosen += self._try([handles[i] for i in order[count:].tolist()], count)
+        rest = [handles[i] for i in order[count:].tolist()]
+        self._dearest_s = max((once_s or {}).values(), default=0.0)
+        chosen += self._try(rest, count, once_s or {})
         for handle in chosen:
             self._asked[handle] = self._turn
         return chosen
 
-    def _try(self, rest: list[int], chosen: int) -> list[int]:
-        """Of the rest those that were not asked for longest, if time is saved for them."""
-        count = min(len(rest), _TRIED)
-        if count == 0:
+    def _try(self, rest: list[int], chosen: int, once_s: Mapping[int, float]) -> list[int]:
+        """Of the rest those that were not asked for longest, if time is saved for them.
+
+        One alone where asking costs much this time.
+        """
+        count = 1 if self._dearest_s > 0 else _TRIED
+        tried = sorted(rest, key=lambda handle: self._asked.get(handle, -1))[:count]
+        if not tried:
             return []
-        cost_s = float(self.cost.at(float(chosen + count)))
+        cost_s = float(self.cost.at(float(chosen + len(tried))))
         cost_s -= float(self.cost.at(float(chosen))) if chosen else 0.0
+        cost_s += sum(once_s.get(handle, 0.0) for handle in tried)
         if not self._credit.affords(cost_s):
             return []
         self._credit.spend(cost_s)
         self._spent_s = cost_s
-        tried = sorted(rest, key=lambda handle: self._asked.get(handle, -1))[:count]
         self._tried.update(tried)
         return tried
 
@@ -79,7 +96,7 @@ class Prospects:
 
     def pass_time(self, seconds: float) -> None:
         """A step took so long."""
-        self._credit.earn(seconds, limit_s=float(self.cost.at(float(_TRIED))))
+        self._credit.earn(seconds, limit_s=float(self.cost.at(float(_TRIED))) + self._dearest_s)
 
     def forget(self, handle: int) -> None:
         """The handle will not come again."""

@@ -23,12 +23,14 @@ from rasd.engine.breaker import Breaker
 from rasd.engine.budget import Budget, Load
 from rasd.engine.calibration import Calibrations
 from rasd.engine.extend import Extension
+from rasd.engine.pace import Pace, Stepped
 from rasd.engine.round import Round
+from rasd.engine.scheduler import StepPlan
 from rasd.engine.sequence import Sequence
 from rasd.engine.source import Source
 from rasd.engine.speculate import USES, routed
 from rasd.engine.timings import Timings
-from rasd.stages import Drafter, Retriever
+from rasd.stages import Drafter, Retriever, VerifyReply
 from rasd.tree import CORPUS, DRAFT, PROMPT, DraftTree, Int32s, depths
 
 
@@ -73,6 +75,10 @@ class Proposer:
         self._extension = Extension(speculation, self.budget, clock)
         self._rounds: dict[int, Round] = {}
         self._spent_s = dict.fromkeys((DRAFT, PROMPT, CORPUS), 0.0)  # for the rounds
+        self._pace = Pace()
+        self._told = 0  # tokens that the drafter reads before it drafts
+        self._kinds = 0  # sources that what runs may use
+        self._busy = False  # whether trees were asked for since the last step ended
 
     # --- stages -----------------------------------------------------------------------------
 
@@ -133,7 +139,15 @@ class Proposer:
 
     def ask(self, step: int, running: Iterable[Sequence], load: Load) -> None:
         """Starts all sources on the next trees, as far as it pays; ``load`` as for `trees`."""
-        self._rounds = {each.handle: each for each in map(self._round, running) if each.limit > 0}
+        self._rounds = {}
+        running = [*running]
+        kinds = 0
+        for each in running:
+            kinds |= self.uses(each)
+        self._kinds = kinds
+        if kinds and (not self.weighs or self._pace.speculates(kinds, load.gaining)):
+            rounds = map(self._round, running)
+            self._rounds = {each.handle: each for each in rounds if each.limit > 0}
         self._spent_s = dict.fromkeys(self._spent_s, 0.0)
         if not self._rounds and self.idle:
             return
@@ -144,6 +158,24 @@ class Proposer:
                 self._take_found(kind, retrieving)
         self._build()
         self._ask_drafter(step, load)
+
+    def stepped(
+        self, plan: StepPlan, reply: VerifyReply | None, tokens: int, since_s: float
+    ) -> None:
+        """A step that began at ``since_s`` is over, the questions for the next one asked.
+
+        Args:
+            tokens: that its sequences gained together.
+        """
+        speculated, self._busy = self._busy or bool(self._rounds), bool(self._rounds)
+        if not self.weighs or reply is None or reply.restored:
+            return
+        gaining = sum(work.draw for work in plan.work)
+        decided = sum(work.chunk if work.tree is None else 1 for work in plan.work)
+        slots = sum(work.sequence.slots for work in plan.work)
+        costs = self.budget.verify_s(decided, slots), self.budget.verify_s(gaining, slots)
+        seconds = self._clock() - since_s
+        self._pace.stepped(Stepped(self._kinds, gaining, tokens, seconds, *costs, speculated))
 
     def _round(self, sequence: Sequence) -> Round:
         request, uses = sequence.request, self.uses(sequence)
@@ -177,6 +209,7 @@ class Proposer:
                 each.without = self.budget.promise(each)
             chosen = self.budget.drafted_for(wanting, len(self._rounds))
             self._timings.note("undrafted", len(wanting) - len(chosen))
+        self._told = sum(each.untold for each in chosen)
         start_s = self._clock()
         if self._drafting.ask(step, chosen, self.budget.worth(len(chosen))):
             for each in chosen:
@@ -226,7 +259,7 @@ class Proposer:
             self._rounds[handle].draft(draft)
         if asked:
             levels = max((int(depths(d.tree.parents).max()) for d in drafts.values()), default=0)
-            self.budget.drafted(len(asked), levels, self._spent_s[DRAFT])
+            self.budget.drafted(len(asked), levels, self._spent_s[DRAFT], self._told)
 
     def _build(self) -> None:
         with self._timings.measure("fuse", count=0):

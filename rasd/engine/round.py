@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from rasd.engine.sequence import Sequence
 from rasd.engine.speculate import Behind, Proposals, candidates, graft
 from rasd.tree import PROMPT, Draft, DraftTree, Int32s, cut
 from rasd.trie import Continuations
+
+_ONE_STEP: Final = 16  # tokens
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,12 @@ class Round:
     def handle(self) -> int:
         """The sequence's number at the stages."""
         return self.sequence.handle
+
+    @property
+    def untold(self) -> int:
+        """Tokens that the drafter was not told, if more than a step brings; else 0."""
+        new = len(self.sequence.tokens) - self.sequence.drafted
+        return new if new > _ONE_STEP else 0
 
     @property
     def tenant(self) -> str:
