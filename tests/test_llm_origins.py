@@ -60,6 +60,8 @@ def llm(library: Path) -> Iterator[LLM]:
             {
                 "target": {"kv_slots": 2048, "threads": 1},
                 "datastore": {"root": str(library / "store"), "partitions": 2},
+                # A model this small decodes as quickly as it is asked: nothing would pay.
+                "speculation": {"budget": "fixed"},
             }
         ),
     )

@@ -135,6 +135,7 @@ def llm_of(library: Path, dense: dict[str, Any] | None) -> LLM:
                 "target": {"kv_slots": 2048, "threads": 1},
                 "datastore": {"root": str(library / "store"), "partitions": 2},
                 "retrieval": {"dense": dense},
+                "speculation": {"budget": "fixed"},  # nothing pays where a step costs nothing
             }
         ),
     )
