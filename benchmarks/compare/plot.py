@@ -93,5 +93,6 @@ def _long(axes: Any, greedy: Sequence[Median]) -> None:
         rates = [e["decode_rate"] for e in cells]
         axes.plot([e["length"] for e in cells], rates, "o-", color=_COLOURS[system])
     axes.set(xlabel="tokens of context", ylabel="tokens/s after the first", title="long prompts")
+    axes.set_visible(bool(axes.lines))
     if axes.lines:
         axes.set_xscale("log", base=2)
