@@ -103,15 +103,15 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., LLM]:
         (few / name.replace("/", "_")).write_text(text)
     sources = {"few": str(few), STDLIB_CORPUS: STDLIB_CORPUS}
 
-    def load(max_sequences: int, corpus: str) -> LLM:
+    def load(max_sequences: int, corpus: str, budget: str = "fixed") -> LLM:
         # Few tokens of prompts per step: they enter beside the trees of running sequences.
         settings = parse_config(
             {
                 "target": {"kv_slots": 4096, "threads": 1},
                 "datastore": {"root": str(store)},
                 "engine": {"max_sequences": max_sequences, "chunk_tokens": 48},
-                # All sources are asked, though on so small a model few of them pay.
-                "speculation": {"budget": "fixed"},
+                # With a fixed budget all sources are asked, though on so small a model few pay.
+                "speculation": {"budget": budget},
             }
         )
         corpora = [CorpusConfig(name=corpus, source=sources[corpus])]
@@ -151,6 +151,18 @@ def reference() -> Any:
 def test_the_shipped_model_says_what_transformers_says(small: LLM, reference: Any) -> None:
     prompts = held_out(small, 8)
     check_modes(small, prompts, [said_by(reference, prompt, 16) for prompt in prompts], 16)
+
+
+def test_budgets_by_time_change_no_text(shipped: Callable[..., LLM], reference: Any) -> None:
+    llm = shipped(3, "few", "auto")
+    prompts = held_out(llm, 6)
+    expected = [said_by(reference, prompt, 16) for prompt in prompts]
+    for mode in SPECULATIONS:
+        answers = llm.generate(prompts, params_of(mode, 16, temperature=0.0))
+        for answer, (said, leads) in zip(answers, expected, strict=True):
+            check_greedy(answer.outputs[0].token_ids, said, leads)
+    check_draws(llm, prompts[:2], 24, (1, 32))
+    llm.close()
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from rasd.train.batches import encode_documents
 from rasd.train.files import staged
 from rasd.train.loop import Plan, State, train
 from rasd.train.optimizers import make_optimizers
-from rasd.train.target import export_target
+from rasd.train.target import export_target, target_config
 
 WINDOW: Final = 640
 ROWS: Final = 4
@@ -64,21 +64,16 @@ class Stream:
         return torch.cat(tokens), torch.cat(weights)
 
 
-def target_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+def mix_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     """Shape of the target: 15M parameters, 64 wide heads as in large models."""
-    return LlamaConfig(
-        vocab_size=len(tokenizer),
+    return target_config(
+        tokenizer,
         hidden_size=384,
         intermediate_size=1024,
         num_hidden_layers=8,
         num_attention_heads=6,
         num_key_value_heads=3,
-        head_dim=64,
         max_position_embeddings=POSITIONS,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=None,
     )
 
 
@@ -127,7 +122,7 @@ def train_target(plan: Plan, export: Path) -> State:
     """Grow the shipped target and train it; `export` follows every checkpoint."""
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "target")
     small = LlamaForCausalLM.from_pretrained(EMBEDDED / "target", dtype=torch.float32)
-    model = grow(small, target_config(tokenizer), plan.seed)
+    model = grow(small, mix_config(tokenizer), plan.seed)
     add_noise(model, small.config.hidden_size, plan.seed)
     sides = [load_streams(tokenizer, plan.directory, held_out=side) for side in (False, True)]
     task = MixTask(model, *sides)

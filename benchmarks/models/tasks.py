@@ -21,7 +21,7 @@ from benchmarks.models.sources import (
     definitions,
     indomain_definitions,
 )
-from rasd.train.text import Document
+from rasd.train.text import Document, exchange
 
 TASKS: Final = ("code", "docqa", "summary", "indomain")
 
@@ -62,10 +62,7 @@ class Example:
 
     def messages(self) -> list[dict[str, str]]:
         """The pair in the form `apply_chat_template` takes."""
-        return [
-            {"role": "user", "content": self.question},
-            {"role": "assistant", "content": self.answer},
-        ]
+        return exchange(self.question, self.answer)
 
 
 def examples(task: str, *, held_out: bool) -> list[Example]:

@@ -20,21 +20,26 @@ HELD_OUT_ROWS = 24
 LEARNING_RATE = 4e-3
 
 
-def target_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    """Shape of the embedded target for this tokenizer's vocabulary."""
+def target_config(tokenizer: PreTrainedTokenizerFast, **shape: int) -> LlamaConfig:
+    """Shape of the embedded target for this tokenizer's vocabulary; ``shape`` changes parts of it,
+    by the names of `LlamaConfig`."""
+    sizes = {
+        "hidden_size": 256,
+        "intermediate_size": 704,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "max_position_embeddings": MAX_LENGTH,
+        **shape,
+    }
     return LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=256,
-        intermediate_size=704,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=64,
-        max_position_embeddings=MAX_LENGTH,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=None,
+        **sizes,
     )
 
 

@@ -70,10 +70,12 @@ class Question:
 
     def messages(self) -> list[dict[str, str]]:
         """The pair in the form `apply_chat_template` takes."""
-        return [
-            {"role": "user", "content": self.question},
-            {"role": "assistant", "content": self.answer},
-        ]
+        return exchange(self.question, self.answer)
+
+
+def exchange(question: str, answer: str) -> list[dict[str, str]]:
+    """A question and its answer in the form `apply_chat_template` takes."""
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
 def is_held_out(module: str) -> bool:
