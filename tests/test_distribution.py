@@ -30,7 +30,7 @@ COUNT = 3000
 PROMPT = np.array([1, 2, 3, 1, 2], np.int32)
 SETTINGS = EngineSettings(
     EngineConfig(max_sequences=64),
-    SpeculationConfig(prune_top_k=3, nodes=9),
+    SpeculationConfig(prune_top_k=3, nodes=9, budget="fixed"),
     RetrievalConfig(suffix_min=1),
 )
 
