@@ -78,9 +78,10 @@ class Decoder:
         cos, sin = self._rope.at(plan.position_ids[0])
         step = Step(cache, plan, cos, sin)
         hidden = embedding(tokens, self._embedding)
+        added: Tensor | None = None
         for layer in self._layers:
-            hidden = layer(hidden, step)
-        hidden = self._norm(hidden)
+            hidden, added = layer(hidden, added, step)
+        hidden = self._norm.after(hidden, added)[1]
         return self._logits(hidden if rows is None else hidden.index_select(0, rows)), hidden
 
     def close(self) -> None:

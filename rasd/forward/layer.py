@@ -12,7 +12,7 @@ from torch.nn import functional
 from rasd.errors import UnsupportedModel
 from rasd.forward.linear import Linear, local
 from rasd.forward.rope import turn
-from rasd.forward.rows import Norm, gated
+from rasd.forward.rows import Gate, Norm
 from rasd.kv import PagedCache, Plan, attend
 from rasd.kv.paged import PagedPlan, Store
 
@@ -74,16 +74,25 @@ class Layer:
         self._qkv = Linear.of(attention.q_proj, attention.k_proj, attention.v_proj)
         self._out = Linear.of(attention.o_proj)
         self._gate_up = Linear.of(mlp.gate_proj, mlp.up_proj)
+        self._gate = Gate(local(mlp.gate_proj.weight))
         self._down = Linear.of(mlp.down_proj)
         self._heads = local(attention.q_proj.weight).shape[0] // self._dim
         self._kv_heads = local(attention.k_proj.weight).shape[0] // self._dim
         self._head_norm = _HeadNorm(attention, self._heads, self._kv_heads)
 
-    def __call__(self, hidden: Tensor, step: Step) -> Tensor:
-        """[T, H] to [T, H]; stores keys and values of the T rows."""
-        seen = self._attend(self._in_norm(hidden), step)
+    def __call__(self, hidden: Tensor, added: Tensor | None, step: Step) -> tuple[Tensor, Tensor]:
+        """Stores keys and values of the T rows.
+
+        Args:
+            hidden, added: [T, H], two parts of the states; norms add them as they read.
+
+        Returns:
+            The next states, in two parts again.
+        """
+        hidden, normed = self._in_norm.after(hidden, added)
+        seen = self._attend(normed, step)
         hidden, normed = self._mlp_norm.after(hidden, self._sum(self._out(seen)))
-        return hidden + self._sum(self._down(gated(self._gate_up(normed))))
+        return hidden, self._sum(self._down(self._gate(self._gate_up(normed))))
 
     def _attend(self, x: Tensor, step: Step) -> Tensor:
         """[T, heads * dim], what each row's heads saw."""

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rasd.forward.gemm import GEMM_FIELDS, INPUTS, PANEL, gemm, multiplies_bf16
+from rasd.kv.threads import Call
+
 # oneDNN chooses one layout for all small numbers of rows; larger ones run as fast over it.
 _LAYOUT_ROWS: Final = 16
+_GROUP: Final = 2  # panels that a thread takes at once, if there are enough
+_ALIASED: Final = 2048  # bytes; rows that are a multiple of it apart share lines of the first cache
+_PADDING: Final = 32
+
+Product = Callable[[Tensor], Tensor]
+"""x [T, inputs] to x @ weight.T + bias, [T, outputs]."""
 
 
 class Linear:
-    """``x @ weight.T + bias`` with a frozen weight.
-
-    On a CPU the weight is kept only in oneDNN's blocked layout: against rows of a plain weight a
-    product of few rows takes half the time in bf16 and a third in float32. Elsewhere, and in
-    types oneDNN does not have there, it stays as it is.
+    """``x @ weight.T + bias`` with a frozen weight, kept only in the layout its products read.
 
     Args:
         weight: [outputs, inputs]; bias: [outputs] or None.
@@ -27,11 +33,7 @@ class Linear:
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         weight = weight.detach()
         self.outputs, self.inputs = weight.shape
-        self._bias = None if bias is None else bias.detach().contiguous()
-        self._blocked = _takes(weight)
-        self._weight: Tensor = weight.contiguous()
-        if self._blocked:
-            self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight, _LAYOUT_ROWS)
+        self._product = _product(weight, None if bias is None else bias.detach().contiguous())
 
     @classmethod
     def of(cls, *modules: Any) -> Linear:
@@ -50,19 +52,88 @@ class Linear:
         return cls(weight, bias)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[T, inputs] to [T, outputs]."""
-        if not self._blocked:
-            return functional.linear(x, self._weight, self._bias)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise.default(
-            x, self._weight, self._bias, "none", [], ""
+        """[T, inputs] to [T, outputs]; elements of a row are consecutive, rows need not be."""
+        return self._product(x)
+
+
+class Panels:
+    """A bf16 weight on a CPU that multiplies bf16: see `rasd.forward.gemm`.
+
+    Products of up to 16 rows take two thirds of oneDNN's time, of more rows as long or less.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._outputs, inputs = weight.shape
+        count = -(-self._outputs // PANEL)
+        padded = weight.new_zeros((count * PANEL, inputs))
+        padded[: self._outputs] = weight
+        self._weight = _aligned((count, inputs // 2, PANEL, 2), weight.dtype)
+        self._weight.copy_(padded.view(count, PANEL, inputs // 2, 2).transpose(1, 2))
+        self._bias = torch.zeros(count * PANEL)
+        if bias is not None:
+            self._bias[: self._outputs] = bias
+        self._call = Call(gemm(), GEMM_FIELDS)
+        self._call.set(inputs=inputs, panels=count, group=_group(count))
+        self._call.set(weights=self._weight.data_ptr(), bias=self._bias.data_ptr())
+
+    @staticmethod
+    def take(weight: Tensor) -> bool:
+        """Whether this machine and weight are served."""
+        if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
+            return False
+        return weight.shape[1] % INPUTS == 0 and multiplies_bf16()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x if x.stride(-1) == 1 else x.contiguous()
+        out = x.new_empty((len(x), len(self._bias)))
+        self._call(
+            rows=len(x),
+            x=x.data_ptr(),
+            x_width=x.stride(0),
+            out=out.data_ptr(),
+            out_width=out.shape[1],
         )
-        return out
+        return out[:, : self._outputs]
+
+
+def new_rows(like: Tensor, rows: int, width: int) -> Tensor:
+    """Uninitialised [rows, width]; rows lie so that a tile of them fits into the first cache."""
+    aliased = width * like.element_size() % _ALIASED == 0
+    return like.new_empty((rows, width + _PADDING * aliased))[:, :width]
 
 
 def local(weight: Any) -> Tensor:
     """This rank's part of a weight that may be sharded."""
     part: Tensor = weight.to_local() if hasattr(weight, "to_local") else weight
     return part.detach()
+
+
+def _product(weight: Tensor, bias: Tensor | None) -> Product:
+    if Panels.take(weight):
+        return Panels(weight, bias)
+    if _takes(weight):
+        return _blocked(weight, bias)
+    weight = weight.contiguous()
+    return lambda x: functional.linear(x, weight, bias)
+
+
+def _blocked(weight: Tensor, bias: Tensor | None) -> Product:
+    """In oneDNN's layout: with few rows a plain one takes two to three times as long."""
+    blocked = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _LAYOUT_ROWS)
+    product = torch.ops.mkldnn._linear_pointwise.default
+    return lambda x: cast(Tensor, product(x, blocked, bias, "none", [], ""))
+
+
+def _aligned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Uninitialised, at the beginning of a line of the caches."""
+    flat = torch.empty(math.prod(shape) + 64, dtype=dtype)
+    skipped = -flat.data_ptr() % 64 // dtype.itemsize
+    return flat[skipped : skipped + math.prod(shape)].view(shape)
+
+
+def _group(panels: int) -> int:
+    """Panels that a thread takes at once: as many as leave all threads enough to take."""
+    return max(min(_GROUP, panels // (4 * torch.get_num_threads())), 1)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

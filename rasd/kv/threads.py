@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 
 
@@ -33,3 +34,23 @@ def _parallel() -> Callable[[int, int, int, int], None] | None:
         call.restype = None
         return call  # type: ignore[no-any-return]
     return None
+
+
+class Call:
+    """A kernel and its fields, of which some stay from call to call."""
+
+    def __init__(self, kernel: Any, names: Sequence[str]) -> None:
+        self._kernel = kernel.address
+        self._names = {name: index for index, name in enumerate(names)}
+        self._fields = np.zeros(len(names), np.int64)
+        self._at = self._fields.ctypes.data
+
+    def set(self, **values: int) -> None:
+        """Gives fields values that stay."""
+        for name, value in values.items():
+            self._fields[self._names[name]] = value
+
+    def __call__(self, **values: int) -> None:
+        """Runs the kernel over the fields, the first of which counts units taken."""
+        self.set(counter=0, **values)
+        run(self._kernel, self._at)

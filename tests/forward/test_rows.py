@@ -1,4 +1,4 @@
-"""Norms by the kernel beside torch's."""
+"""Norms and gates by the kernels beside torch's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from rasd.forward.rows import Norm
+from rasd.forward.rows import Gate, Norm
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -31,3 +31,16 @@ def test_a_layer_without_a_norm_keeps_its_input() -> None:
     total, normed = norm.after(x, x)
     assert (total == 2 * x).all()
     assert (normed == total).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rows", [0, 1, 7])
+def test_gates_are_silu_times_states(dtype: torch.dtype, rows: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    states = 30 * torch.randn(rows, 2 * 1024).to(dtype)
+    gate, up = states.chunk(2, -1)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-2
+    found = Gate(states)(states)
+    torch.testing.assert_close(
+        found, torch.nn.functional.silu(gate) * up, atol=tolerance, rtol=tolerance
+    )
