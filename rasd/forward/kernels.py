@@ -66,7 +66,7 @@ def norm_kernel(kind: Any) -> Any:
     return compiled(kernel)
 
 
-@njit(fastmath=FAST)
+@njit(fastmath=FAST, error_model="numpy")  # a check of the divisor would keep it from vectors
 def _gate(gates, states, out):
     """silu of gates, times states; rounded between, as models do."""
     for i in range(len(gates)):
