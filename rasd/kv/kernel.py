@@ -1,4 +1,4 @@
-"""Machine code for attention of few rows on a CPU: it reads keys and values once, where they lie.
+"""Machine code for attention on a CPU: it reads keys and values once, where they lie.
 
 torch's kernels want equal lengths in one call, and a call for each sequence and layer costs more
 than its arithmetic. Here one call per layer turns the new rows, stores their keys and values and
@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numba import carray, literally, njit
 
+from rasd.kv.many import pack_keys, pack_values, weigh_many
 from rasd.kv.primitives import (
     FAST,
     as_float,
@@ -29,41 +30,69 @@ from rasd.kv.primitives import (
     take,
     widen,
 )
+from rasd.kv.tile import COLUMNS, PAIRS, ROWS, multiply_add
 
-BLOCK: Final = 64  # slots whose scores are computed together; they stay in the first cache
-ITEM: Final = ("start", "stop", "committed", "size", "slots", "tail", "begin", "narrow")
-"""Columns of an item: its rows; its committed and all its slots; where its entries begin among all
-items' slots and tails; the first slot that some row sees, and from which on all rows see all."""
+BLOCK: Final = COLUMNS  # slots whose scores are computed together; they stay in the first cache
+ITEM: Final = (
+    *("start", "stop", "committed", "size", "slots", "tail"),
+    *("begin", "narrow", "own", "width", "open"),
+)
+"""Columns of a block of an item's rows: the rows; the item's committed slots, and how many slots
+in all some of the rows may see; where the item's entries begin among all items' slots, and the
+rows' among all tails; the first slot that some row sees, and from which on all rows see all; which
+of the item's slots is the first row's own; entries of a row in the tails; the first slot behind
+``narrow`` that some row may not see."""
 
 FIELDS: Final = (
     *("counter", "cache_slots", "rows", "kv_heads", "groups", "scale", "items", "item_count"),
     *("slots", "slot_count", "low", "tail", "tail_size", "cos", "sin", "keys", "values"),
-    *("states", "state_width", "new_values", "value_width", "out"),
+    *("states", "state_width", "new_values", "value_width", "out", "parts", "most_few"),
 )
-"""What a kernel is given, int64 each: numbers, addresses of arrays, and the bits of ``scale``."""
+"""What a kernel is given, int64 each: numbers, addresses of arrays, and the bits of ``scale``.
+``parts``: `STORE`, `ATTEND`, or both where every item is one block; above ``most_few`` queries of a
+key head a block is computed by tiles."""
+
+STORE: Final = 1
+ATTEND: Final = 2
 
 
 @njit(fastmath=FAST)
-def _enter(item, head, groups, states, new_values, angles, slots, stores, query, scale, dim):  # noqa: PLR0913
-    """Turns an item's new keys and queries; stores keys and values, and fills ``query``."""
+def _turn(state, cos, sin, scale, out, dim):
+    """A head turned by a row's angles and scaled."""
     literally(dim)
-    start, stop, size = item[0], item[1], item[3]
-    kv_heads, half = len(stores[0]), dim // 2
-    for row in range(start, stop):
-        slot = slots[item[4] + size - stop + row]
+    half = dim // 2
+    for d in range(half):
+        low, high = widen(state[d]), widen(state[d + half])
+        out[d] = narrow((low * widen(cos[d]) + high * widen(sin[d])) * scale, out[0])
+        turned = high * widen(cos[d + half]) + low * widen(sin[d + half])
+        out[d + half] = narrow(turned * scale, out[0])
+
+
+@njit
+def _store(item, head, groups, states, new_values, angles, slots, stores, dim):  # noqa: PLR0913
+    """Stores the new keys, turned, and values of a block."""
+    literally(dim)
+    first = (len(stores[0]) * groups + head) * dim
+    for row in range(item[0], item[1]):
+        slot = slots[item[4] + item[8] + row - item[0]]
         cos, sin = angles[0][row], angles[1][row]
-        for part in range(groups + 1):  # the group's queries, then their key
-            first = (head * groups + part if part < groups else kv_heads * groups + head) * dim
-            for d in range(dim):
-                here = widen(states[row, first + d])
-                there = widen(states[row, first + (d + half if d < half else d - half)])
-                turned = here * widen(cos[d]) + there * widen(sin[d])
-                if part < groups:
-                    query[(row - start) * groups + part, d] = turned * scale
-                else:
-                    stores[0][head, slot, d] = narrow(turned, states[row, 0])
+        _turn(
+            states[row, first : first + dim], cos, sin, np.float32(1.0), stores[0][head, slot], dim
+        )
         for d in range(dim):
             stores[1][head, slot, d] = new_values[row, head * dim + d]
+
+
+@njit
+def _ask(item, head, groups, states, angles, scale, query, dim):
+    """Fills the queries of a block, turned: row by row, in each the group's heads; then zeros."""
+    literally(dim)
+    for row in range(item[0], item[1]):
+        for part in range(groups):
+            first = (head * groups + part) * dim
+            to, state = query[(row - item[0]) * groups + part], states[row, first : first + dim]
+            _turn(state, angles[0][row], angles[1][row], scale, to, dim)
+    query[(item[1] - item[0]) * groups :] = 0
 
 
 @njit(fastmath=FAST)
@@ -130,16 +159,19 @@ def _add(scores, states, output, count, dim):
 @njit
 def _hide(item, first, count, groups, low, tail, scores):
     """-inf at the slots of a block that a row may not see."""
-    committed, size = item[2], item[3]
+    committed = item[2]
+    scores[:, count:] = -np.inf
+    if first + count <= item[10] and first >= item[7]:
+        return
+    before = max(min(committed - first, count), 0)  # so many of the slots are committed
     for row in range(item[1] - item[0]):
-        lowest = low[item[0] + row]
-        seen = item[5] + row * (size - committed) - committed
-        for j in range(count):
-            slot = first + j
-            hidden = slot < lowest if slot < committed else tail[seen + slot] == 0
-            if hidden:
-                for g in range(groups):
-                    scores[row * groups + g, j] = -np.inf
+        lowest = min(low[item[0] + row] - first, before)
+        seen = item[5] + row * item[9] - committed + first
+        for r in range(row * groups, (row + 1) * groups):
+            for j in range(lowest):
+                scores[r, j] = -np.inf
+            for j in range(before, count):
+                scores[r, j] = scores[r, j] if tail[seen + j] else np.float32(-np.inf)
 
 
 @njit
@@ -165,26 +197,52 @@ def _read(states, slots, first, count, block, dim):
 
 
 @njit
-def _attend(item, head, groups, query, stores, slots, low, tail, out, dim):  # noqa: PLR0913
-    """What the queries of one item and key head see, into ``out``."""
+def _attend_few(item, head, groups, query, stores, sight, output, total, dim):  # noqa: PLR0913
+    """Sums what the queries of one block and key head see, and their weights."""
     literally(dim)
+    slots, low, tail = sight
     keys, values = stores[0][head], stores[1][head]
-    rows, size = len(query), item[3]
-    output, total = np.zeros((rows, dim), np.float32), np.zeros(rows, np.float32)
-    best = np.full(rows, -np.inf, np.float32)
-    scores, block = np.empty((rows, BLOCK), np.float32), np.empty((BLOCK, dim), np.float32)
+    size, best = item[3], np.full(len(query), -np.inf, np.float32)
+    scores, block = np.empty((len(query), BLOCK), np.float32), np.empty((BLOCK, dim), np.float32)
     for first in range(item[6], size, BLOCK):
         count, at = min(BLOCK, size - first), item[4] + first
         _fetch(values, slots, at, count, dim)
         _read(keys, slots, at, count, block, dim)
         _score(query, block, scores, count, dim)
-        if first + count > item[2] or first < item[7]:
-            _hide(item, first, count, groups, low, tail, scores)
+        _hide(item, first, count, groups, low, tail, scores)
         _weigh(scores, best, total, output, count)
         _fetch(keys, slots, at + count, min(BLOCK, size - first - count), dim)
         scores[:, count : (count + 3) // 4 * 4] = 0.0
         _read(values, slots, at, count, block, dim)
         _add(scores, block, output, count, dim)
+
+
+@njit
+def _attend_many(item, head, groups, query, packed, stores, sight, scale, output, total, dim):  # noqa: PLR0913
+    """As `_attend_few`; ``packed`` is room for a block's keys or values."""
+    literally(dim)
+    slots, low, tail = sight
+    keys, values = stores[0][head], stores[1][head]
+    per = packed.itemsize // query.itemsize
+    rows, size = len(query), item[3]
+    best = np.full(rows, -np.inf, np.float32)
+    scores, weights = np.empty((rows, BLOCK), np.float32), np.empty((rows, BLOCK), query.dtype)
+    side, other = packed.reshape(-1, BLOCK), packed.reshape(-1, dim)
+    for first in range(item[6], size, BLOCK):
+        count, at = min(BLOCK, size - first), item[4] + first
+        pack_keys(keys, slots, at, count, side, per, dim)
+        scores[:] = 0.0
+        multiply_add(query, side, scores, dim // per)
+        _hide(item, first, count, groups, low, tail, scores)
+        weigh_many(scores, weights, best, total, output, scale, dim)
+        pack_values(values, slots, at, count, other, per, dim)
+        multiply_add(weights, other, output, (count + per - 1) // per)
+
+
+@njit
+def _give(item, head, groups, output, total, out, dim):
+    """What was summed, over the sum of its weights."""
+    literally(dim)
     for r in range((item[1] - item[0]) * groups):
         row, column = item[0] + r // groups, (head * groups + r % groups) * dim
         for d in range(dim):
@@ -197,13 +255,16 @@ def attention(kind: Any, dim: int) -> Any:
 
     Args:
         kind: numpy's type of all states: uint16 for bf16, or float32.
-        dim: of a head.
+        dim: of a head; a multiple of `LANES` if tiles are used.
     """
+    paired = PAIRS and kind is np.uint16
+    part, whole = (np.uint16, np.uint32) if paired else (np.float32, np.float32)
+    words = BLOCK * dim // 2 if paired else BLOCK * dim
 
     def kernel(fields):
         rows, kv_heads, groups = fields[2], fields[3], fields[4]
-        scale = as_float(np.int32(fields[5]))
-        items = carray(pointer(fields[6]), (fields[7], 8), np.int64)
+        scale, one = as_float(np.int32(fields[5])), np.float32(1.0)
+        items = carray(pointer(fields[6]), (fields[7], 11), np.int64)
         slots = carray(pointer(fields[8]), (fields[9],), np.int64)
         low = carray(pointer(fields[10]), (rows,), np.int64)
         tail = carray(pointer(fields[11]), (fields[12],), np.uint8)
@@ -214,14 +275,28 @@ def attention(kind: Any, dim: int) -> Any:
         states = carray(pointer(fields[17]), (rows, fields[18]), kind)
         new_values = carray(pointer(fields[19]), (rows, fields[20]), kind)
         out = carray(pointer(fields[21]), (rows, kv_heads * groups * dim), kind)
-        angles, stores = (cos, sin), (keys, values)
+        angles, stores, sight = (cos, sin), (keys, values), (slots, low, tail)
         unit = take(fields)
         while unit < len(items) * kv_heads:
             item, head = items[unit // kv_heads], unit % kv_heads
-            count = (item[1] - item[0]) * groups  # and one of zeros, if that is odd
-            query = np.zeros((count + count % 2, dim), np.float32)
-            _enter(item, head, groups, states, new_values, angles, slots, stores, query, scale, dim)
-            _attend(item, head, groups, query, stores, slots, low, tail, out, dim)
+            if fields[22] & STORE:
+                _store(item, head, groups, states, new_values, angles, slots, stores, dim)
+            if fields[22] & ATTEND:
+                count = (item[1] - item[0]) * groups
+                count += -count % (2 if count <= fields[23] else ROWS)  # and some of zeros
+                output, total = np.zeros((count, dim), np.float32), np.zeros(count, np.float32)
+                if count <= fields[23]:
+                    query = np.empty((count, dim), np.float32)
+                    _ask(item, head, groups, states, angles, scale, query, dim)
+                    _attend_few(item, head, groups, query, stores, sight, output, total, dim)
+                else:
+                    asked = np.empty((count, dim), part)
+                    _ask(item, head, groups, states, angles, one, asked, dim)
+                    packed = np.empty(words, whole)
+                    _attend_many(
+                        item, head, groups, asked, packed, stores, sight, scale, output, total, dim
+                    )
+                _give(item, head, groups, output, total, out, dim)
             unit = take(fields)
 
     return compiled(kernel)

@@ -59,7 +59,7 @@ class Plan:
         Args:
             cos, sin: [T, 1, dim], the angles of the rows.
         """
-        if not takes(self, heads // kv_heads):
+        if not takes(self, heads // kv_heads, cos.shape[-1]):
             return None
         window = self.windows[layer]
         few = self._few.get(window)

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 import rasd.kv.few
+import rasd.kv.plan
 from rasd.errors import UnsupportedModel
 from rasd.forward import Decoder, Linear, unsupported
 from rasd.kv import LayerSpec, PagedCache
@@ -57,7 +58,9 @@ def path_to(parents: np.ndarray, node: int) -> list[int]:
 def test_every_row_is_what_transformers_computes_of_its_path(
     name: str, kernel: bool, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rasd.kv.few, "MOST_ROWS", 1000 if kernel else 0)
+    monkeypatch.setattr(rasd.kv.few, "MOST_ROWS", 1000)
+    if not kernel:
+        monkeypatch.setattr(rasd.kv.plan, "takes", lambda *_: False)
     model = model_of(name, seed)
     plain, cache = deepcopy(model), cache_of(model)
     runner = Runner(Decoder(model, 256), cache, CPU)

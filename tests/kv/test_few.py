@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import rasd.kv.few
 from rasd.kv import Append, LayerSpec, PagedCache
+from rasd.kv.tile import WIDE
 
 HEADS, KV_HEADS, DIM = 4, 2, 16
 
@@ -51,23 +53,10 @@ def slow(cache: PagedCache, plan, queries: Tensor, window: int | None) -> Tensor
     return torch.stack(rows).view(-1, HEADS * DIM).float()
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("window", [None, 9])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_all_see_what_they_may(
-    dtype: torch.dtype, window: int | None, threads: int, seed: int
+def check(
+    cache: PagedCache, appends: list[Append], window: int | None, dtype: torch.dtype, threads: int
 ) -> None:
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    cache = cache_of(dtype, window)
-    for store in cache.states(0):
-        store.normal_()
-    appends = []
-    for sequence in range(5):
-        fill(cache, sequence, int(rng.choice([1, 7, 63, 64, 65, 200])))
-        nodes = int(rng.integers(1, 9))
-        tree = [-1, *(rng.integers(-1, node) for node in range(1, nodes))]
-        appends.append(Append(sequence, np.asarray(tree, np.int32)))
+    """What the kernel stores and answers, beside what it should."""
     plan = cache.plan(appends)
     count = plan.items[-1].stop
     states = torch.randn(count, HEADS + 2 * KV_HEADS, DIM).to(dtype)
@@ -94,7 +83,51 @@ def test_all_see_what_they_may(
     assert plan.attended == [0]
 
 
-def test_large_steps_are_left_to_torch() -> None:
+def random_tree(rng: np.random.Generator, nodes: int) -> np.ndarray:
+    return np.asarray([-1, *(rng.integers(-1, node) for node in range(1, nodes))], np.int32)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("window", [None, 9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_all_see_what_they_may(
+    dtype: torch.dtype, window: int | None, threads: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    cache = cache_of(dtype, window)
+    for store in cache.states(0):
+        store.normal_()
+    appends = []
+    for sequence in range(5):
+        fill(cache, sequence, int(rng.choice([1, 7, 63, 64, 65, 200])))
+        appends.append(Append(sequence, random_tree(rng, int(rng.integers(1, 9)))))
+    check(cache, appends, window, dtype, threads)
+
+
+@pytest.mark.skipif(not WIDE, reason="there are no tiles on this CPU")
+@pytest.mark.parametrize("window", [None, 9, 130])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_prompts_enter_beside_trees(dtype: torch.dtype, window: int | None, seed: int) -> None:
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    cache = cache_of(dtype, window)
+    for store in cache.states(0):
+        store.normal_()
+    appends = []
+    for sequence, kind in enumerate(rng.permutation(["one", "tree", "short", "long", "wide"])):
+        fill(cache, sequence, int(rng.choice([1, 64, 100, 200])))
+        rows = {"one": 1, "tree": 8, "short": 33, "long": int(rng.integers(97, 300)), "wide": 110}
+        nodes = np.arange(-1, rows[kind] - 1, dtype=np.int32)
+        if kind in ("tree", "wide"):
+            nodes = random_tree(rng, rows[kind])
+        appends.append(Append(sequence, nodes))
+    cache.plan([appends[0]])  # these nodes stay uncommitted, before the next ones
+    check(cache, appends, window, dtype, threads=2)
+
+
+def test_large_steps_are_left_to_torch_without_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rasd.kv.few, "WIDE", False)
     cache = cache_of(torch.float32, None)
     fill(cache, 0, 3)
     plan = cache.plan([Append(0, np.arange(-1, 199, dtype=np.int32))])
