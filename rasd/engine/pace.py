@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-_SHARE: Final = 0.01
+from rasd.tree import DRAFT
+
+_SHARE: Final = 0.006
 """Of a plain step, saved by each for trying to speculate again: the most that is ever lost."""
 
 _FIRST: Final = 4.0
@@ -27,21 +29,21 @@ class Stepped:
 
     Attributes:
         kinds: bit set of the sources that its sequences may use.
+        used: those of them that were let; 0 where all decoded plainly.
         gaining: sequences that gained, each at least a token.
         tokens: they gained together.
         seconds: of the whole step.
         plain_s: what a verify of the same without trees takes.
         each_s: what a verify of nothing but the gaining sequences' newest tokens takes.
-        speculated: whether there was a tree or a question.
     """
 
     kinds: int
+    used: int
     gaining: int
     tokens: int
     seconds: float
     plain_s: float
     each_s: float
-    speculated: bool
 
 
 @dataclass(slots=True)
@@ -55,33 +57,44 @@ class _Purse:
 
 @dataclass(slots=True)
 class Pace:
-    """Lets a batch decode plainly for a while when it is faster that way.
+    """Lets a batch decode with fewer sources, or plainly, for a while when it is faster that way.
 
     What speculating wins and loses goes into a purse, one for each set of sources and class of
-    batch size. When the purse is empty all decode plainly, until enough is saved to try again.
+    batch size. When the purse is empty the drafter is left out, which costs most; when that empties
+    a purse, too, all decode plainly. Meanwhile little by little is saved to try again.
     """
 
     _purses: dict[tuple[int, int], _Purse] = field(default_factory=dict)
 
-    def speculates(self, kinds: int, gaining: int) -> bool:
-        """Whether a step of so many sequences that use these sources may speculate."""
-        return not self._of(kinds, gaining).paused
+    def allowed(self, kinds: int, gaining: int) -> int:
+        """Of a bit set of sources those that a step of so many sequences may use."""
+        for used in (kinds, kinds & ~DRAFT):
+            if used and not self._of(used, gaining).paused:
+                return used
+        return 0
 
     def stepped(self, step: Stepped) -> None:
         """A step is over."""
         if step.gaining == 0 or step.plain_s <= 0:
             return
-        purse = self._of(step.kinds, step.gaining)
-        if step.speculated:
-            plain_s, each_s = purse.ratio * step.plain_s, purse.ratio * step.each_s
-            won_s = (step.tokens - step.gaining) * each_s / step.gaining
-            won_s -= step.seconds - plain_s
-            purse.won = min(purse.won + max(won_s / each_s, _WORST), _MOST)
-        else:
-            ratio = min(max(step.seconds / step.plain_s, 1 / _BOUND), _BOUND)
-            purse.ratio += _RATE * (ratio - purse.ratio)
-            purse.won = min(purse.won + _SHARE, _MOST)
-        purse.paused = purse.won < (_STAKE if purse.paused else 0.0)
+        for used in {step.kinds, step.kinds & ~DRAFT} - {0}:
+            purse = self._of(used, step.gaining)
+            if used == step.used:
+                _win(purse, step)
+            elif purse.paused:
+                purse.won = min(purse.won + _SHARE, _MOST)
+            if not step.used:
+                ratio = min(max(step.seconds / step.plain_s, 1 / _BOUND), _BOUND)
+                purse.ratio += _RATE * (ratio - purse.ratio)
+            purse.paused = purse.won < (_STAKE if purse.paused else 0.0)
 
     def _of(self, kinds: int, gaining: int) -> _Purse:
         return self._purses.setdefault((kinds, gaining.bit_length()), _Purse())
+
+
+def _win(purse: _Purse, step: Stepped) -> None:
+    """What was won or lost beside a plain step goes into the purse."""
+    plain_s, each_s = purse.ratio * step.plain_s, purse.ratio * step.each_s
+    won_s = (step.tokens - step.gaining) * each_s / step.gaining
+    won_s -= step.seconds - plain_s
+    purse.won = min(purse.won + max(won_s / each_s, _WORST), _MOST)

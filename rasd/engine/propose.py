@@ -78,7 +78,8 @@ class Proposer:
         self._pace = Pace()
         self._told = 0  # tokens that the drafter reads before it drafts
         self._kinds = 0  # sources that what runs may use
-        self._busy = False  # whether trees were asked for since the last step ended
+        self._used = 0  # those of them that may be asked for the next step
+        self._busy = 0  # those that were asked since the last step ended
 
     # --- stages -----------------------------------------------------------------------------
 
@@ -145,9 +146,9 @@ class Proposer:
         for each in running:
             kinds |= self.uses(each)
         self._kinds = kinds
-        if kinds and (not self.weighs or self._pace.speculates(kinds, load.gaining)):
-            rounds = map(self._round, running)
-            self._rounds = {each.handle: each for each in rounds if each.limit > 0}
+        self._used = self._pace.allowed(kinds, load.gaining) if self.weighs else kinds
+        rounds = map(self._round, running if self._used else ())
+        self._rounds = {each.handle: each for each in rounds if each.limit > 0}
         self._spent_s = dict.fromkeys(self._spent_s, 0.0)
         if not self._rounds and self.idle:
             return
@@ -167,7 +168,8 @@ class Proposer:
         Args:
             tokens: that its sequences gained together.
         """
-        speculated, self._busy = self._busy or bool(self._rounds), bool(self._rounds)
+        asked = self._used if self._rounds else 0
+        used, self._busy = self._busy | asked, asked
         if not self.weighs or reply is None or reply.restored:
             return
         gaining = sum(work.draw for work in plan.work)
@@ -175,10 +177,10 @@ class Proposer:
         slots = sum(work.sequence.slots for work in plan.work)
         costs = self.budget.verify_s(decided, slots), self.budget.verify_s(gaining, slots)
         seconds = self._clock() - since_s
-        self._pace.stepped(Stepped(self._kinds, gaining, tokens, seconds, *costs, speculated))
+        self._pace.stepped(Stepped(self._kinds, used, gaining, tokens, seconds, *costs))
 
     def _round(self, sequence: Sequence) -> Round:
-        request, uses = sequence.request, self.uses(sequence)
+        request, uses = sequence.request, self.uses(sequence) & self._used
         limit = 0
         if sequence.decoding and sequence.remaining > 1 and uses:
             nodes = request.params.nodes

@@ -5,22 +5,32 @@ from __future__ import annotations
 import pytest
 
 from rasd.engine.pace import Pace, Stepped
+from rasd.tree import CORPUS, DRAFT, PROMPT
 from tests.engine.paced import Paced
 from tests.engine.test_budget import asking
 
 PLAIN_S = 20e-3
-KINDS = 7
+KINDS = DRAFT | PROMPT | CORPUS
 
 
-def play(pace: Pace, steps: int, *, speed: float, overhead: float, batch: int = 16) -> float:
+def play(
+    pace: Pace,
+    steps: int,
+    *,
+    speed: float,
+    overhead: float,
+    batch: int = 16,
+    drafting: float = 1.0,
+) -> float:
     """Tokens per step's plain time, where speculating brings ``speed`` times the tokens and takes
-    ``overhead`` times the time. A plain step takes a tenth more than its verify."""
+    ``overhead`` times the time, and ``drafting`` times that where the drafter is asked. A plain
+    step takes a tenth more than its verify."""
     tokens = seconds = 0.0
     for _ in range(steps):
-        speculates = pace.speculates(KINDS, batch)
-        gained = round(batch * speed) if speculates else batch
-        took_s = 1.1 * PLAIN_S * (overhead if speculates else 1.0)
-        pace.stepped(Stepped(KINDS, batch, gained, took_s, PLAIN_S, PLAIN_S, speculates))
+        used = pace.allowed(KINDS, batch)
+        gained = round(batch * speed) if used else batch
+        took_s = 1.1 * PLAIN_S * (overhead if used else 1.0) * (drafting if used & DRAFT else 1.0)
+        pace.stepped(Stepped(KINDS, used, batch, gained, took_s, PLAIN_S, PLAIN_S))
         tokens, seconds = tokens + gained, seconds + took_s
     return tokens / seconds / (batch / (1.1 * PLAIN_S))
 
@@ -38,10 +48,17 @@ def test_what_pays_goes_on() -> None:
     assert play(pace, 300, speed=1.5, overhead=1.2) > 1.2
 
 
+def test_a_drafter_that_costs_too_much_does_not_stop_retrieval() -> None:
+    pace = Pace()
+    play(pace, 50, speed=2.0, overhead=1.05, drafting=3.0)
+    assert pace.allowed(KINDS, 16) == PROMPT | CORPUS
+    assert play(pace, 300, speed=2.0, overhead=1.05, drafting=3.0) > 1.8
+
+
 def test_it_comes_back_when_it_pays_again() -> None:
     pace = Pace()
     play(pace, 400, speed=1.0, overhead=1.5)
-    assert not pace.speculates(KINDS, 16)
+    assert not pace.allowed(KINDS, 16)
     play(pace, 200, speed=2.0, overhead=1.2)
     assert play(pace, 100, speed=2.0, overhead=1.2) > 1.5
 
@@ -49,15 +66,15 @@ def test_it_comes_back_when_it_pays_again() -> None:
 def test_other_batches_are_judged_alone() -> None:
     pace = Pace()
     play(pace, 100, speed=1.0, overhead=2.0, batch=16)
-    assert not pace.speculates(KINDS, 16)
-    assert pace.speculates(KINDS, 1) and pace.speculates(1, 16)
+    assert not pace.allowed(KINDS, 16)
+    assert pace.allowed(KINDS, 1) and pace.allowed(1, 16)
 
 
 def test_steps_without_gain_teach_nothing() -> None:
     pace = Pace()
     for _ in range(100):
-        pace.stepped(Stepped(KINDS, 0, 0, 1.0, 0.1, 0.1, True))
-    assert pace.speculates(KINDS, 0)
+        pace.stepped(Stepped(KINDS, KINDS, 0, 0, 1.0, 0.1, 0.1))
+    assert pace.allowed(KINDS, 0)
 
 
 @pytest.mark.parametrize("count", [16, 64])
