@@ -53,7 +53,11 @@ class TargetConfig(Section):
 
 
 class DrafterConfig(Section):
-    """The EAGLE-2 drafter: ``levels`` expansions of the ``top_k`` best, the ``nodes`` best kept."""
+    """The EAGLE-2 drafter: ``levels`` expansions of the ``top_k`` best, the ``nodes`` best kept.
+
+    Of a text that it was not told yet it reads the last ``window`` tokens: what stands farther back
+    helps it little, and is what retrieval is for.
+    """
 
     kind: Literal["eagle2"] = "eagle2"
     model: str = str(EMBEDDED / "eagle")
@@ -63,6 +67,7 @@ class DrafterConfig(Section):
     levels: Annotated[int, Field(ge=1, le=16)] = 5
     top_k: Annotated[int, Field(ge=1, le=128)] = 8
     nodes: Annotated[int, Field(ge=1, le=MAX_NODES)] = 48
+    window: Annotated[int, Field(ge=16)] = 128
     kv_slots: Count = 32_768
     page_size: Annotated[int, Field(ge=1, le=1024)] = 16
 

@@ -45,8 +45,8 @@ class EagleDrafter:
     """Drafts with an EAGLE head; a `rasd.draft.LoadedDrafter`.
 
     Memory is fixed at the start: ``config.kv_slots`` rows of keys and values, and as many
-    features that wait for their tokens, at most half of them of one sequence. What does not fit
-    is forgotten, the least recently used first, and starts cold later. Owned by one thread,
+    features that wait for their tokens, at most ``config.window`` of one sequence. What does not
+    fit is forgotten, the least recently used first, and starts cold later. Owned by one thread,
     whose caller sets the number of torch's threads.
 
     Args:
@@ -66,13 +66,13 @@ class EagleDrafter:
         self._rows = self._runner.rows
         self._levels, self._nodes = config.levels, config.nodes
         # Half of the slots for the rows of one sequence leaves the other half for its tree.
-        self._limit = config.kv_slots // 2
-        most = self._limit + self._runner.tree_rows
+        most = config.kv_slots // 2 + self._runner.tree_rows
         if self._rows.pages_for(most) > self._rows.pool.pages:
             raise ConfigError(
                 f"drafter.kv_slots must hold twice the {self._runner.tree_rows} nodes a tree "
                 f"expands, in whole pages; got {config.kv_slots}"
             )
+        self._limit = min(config.kv_slots // 2, config.window)
         self._features = FeatureBuffer(
             self._runner.width,
             self._runner.dtype,
