@@ -2,11 +2,9 @@
 
 torch's kernels want equal lengths in one call, and a call for each sequence and layer costs more
 than its arithmetic. Here one call per layer turns the new rows, stores their keys and values and
-attends, for all sequences; (sequence, key head) pairs are units that threads take one by one.
-bf16 is held as uint16; all arithmetic is in float32.
-
-Only numba reads this file: it is compiled when a packed decoder is first loaded on a machine, which
-takes some seconds, and kept on disk. `rasd.kv.few` calls it.
+attends, for all sequences; (block of rows, key head) pairs are units that threads take one by one.
+bf16 is held as uint16; sums are float32. Only numba reads this file: it is compiled when a packed
+decoder is first loaded on a machine, which takes some seconds. `rasd.kv.few` calls it.
 """
 
 # mypy: disable-error-code="no-untyped-call, no-untyped-def, untyped-decorator"
@@ -242,7 +240,6 @@ def _attend_many(item, head, groups, query, packed, stores, sight, scale, output
 @njit
 def _give(item, head, groups, output, total, out, dim):
     """What was summed, over the sum of its weights."""
-    literally(dim)
     for r in range((item[1] - item[0]) * groups):
         row, column = item[0] + r // groups, (head * groups + r % groups) * dim
         for d in range(dim):
@@ -283,9 +280,10 @@ def attention(kind: Any, dim: int) -> Any:
                 _store(item, head, groups, states, new_values, angles, slots, stores, dim)
             if fields[22] & ATTEND:
                 count = (item[1] - item[0]) * groups
-                count += -count % (2 if count <= fields[23] else ROWS)  # and some of zeros
+                few = count <= fields[23]
+                count += -count % (2 if few else ROWS)  # and some of zeros
                 output, total = np.zeros((count, dim), np.float32), np.zeros(count, np.float32)
-                if count <= fields[23]:
+                if few:
                     query = np.empty((count, dim), np.float32)
                     _ask(item, head, groups, states, angles, scale, query, dim)
                     _attend_few(item, head, groups, query, stores, sight, output, total, dim)

@@ -4,7 +4,7 @@ The right matrix is packed: in a row of it lie as many numbers of each column as
 multiplies at once, so two bf16 where the CPU multiplies bf16 itself (`PAIRS`), else one float32.
 """
 
-# mypy: disable-error-code="no-untyped-call, no-untyped-def, untyped-decorator"
+# mypy: disable-error-code="import-untyped, no-untyped-call, no-untyped-def, untyped-decorator"
 from __future__ import annotations
 
 from typing import Any, Final

@@ -11,7 +11,7 @@ import rasd.kv.few
 from rasd.kv import Append, LayerSpec, PagedCache
 from rasd.kv.tile import WIDE
 
-HEADS, KV_HEADS, DIM = 4, 2, 16
+HEADS, KV_HEADS, DIM = 6, 2, 16
 
 
 def cache_of(dtype: torch.dtype, window: int | None) -> PagedCache:
@@ -134,3 +134,15 @@ def test_large_steps_are_left_to_torch_without_tiles(monkeypatch: pytest.MonkeyP
     none = torch.zeros(200, 1, DIM)
     assert plan.few(0, HEADS, KV_HEADS, 1.0, none, none) is None
     assert plan.attended == []
+
+
+@pytest.mark.skipif(not WIDE, reason="there are no tiles on this CPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_any_number_of_rows(dtype: torch.dtype, seed: int) -> None:
+    """Blocks just below, at and above what the sizes of tiles and blocks divide."""
+    torch.manual_seed(seed)
+    cache = cache_of(dtype, None)
+    for sequence, rows in enumerate((1, 2, 3, 4, 63, 64, 65, 129)):
+        fill(cache, sequence, 5)
+        chain = Append(sequence, np.arange(-1, rows - 1, dtype=np.int32))
+        check(cache, [chain], None, dtype, threads=1)
