@@ -3,8 +3,8 @@
 torch's kernels want equal lengths in one call, and a call for each sequence and layer costs more
 than its arithmetic. Here one call per layer turns the new rows, stores their keys and values and
 attends, for all sequences; (block of rows, key head) pairs are units that threads take one by one.
-bf16 is held as uint16; sums are float32. Only numba reads this file: it is compiled when a packed
-decoder is first loaded on a machine, which takes some seconds. `rasd.kv.few` calls it.
+bf16 is held as uint16; sums are float32. Only numba reads this file: compiled when a packed decoder
+is first loaded on a machine, it takes some seconds. `rasd.kv.few` calls it.
 """
 
 # mypy: disable-error-code="no-untyped-call, no-untyped-def, untyped-decorator"
@@ -221,8 +221,7 @@ def _attend_many(item, head, groups, query, packed, stores, sight, scale, output
     literally(dim)
     slots, low, tail = sight
     keys, values = stores[0][head], stores[1][head]
-    per = packed.itemsize // query.itemsize
-    rows, size = len(query), item[3]
+    per, rows, size = packed.itemsize // query.itemsize, len(query), item[3]
     best = np.full(rows, -np.inf, np.float32)
     scores, weights = np.empty((rows, BLOCK), np.float32), np.empty((rows, BLOCK), query.dtype)
     side, other = packed.reshape(-1, BLOCK), packed.reshape(-1, dim)
@@ -237,13 +236,15 @@ def _attend_many(item, head, groups, query, packed, stores, sight, scale, output
         multiply_add(weights, other, output, (count + per - 1) // per)
 
 
-@njit
+@njit(fastmath=FAST)
 def _give(item, head, groups, output, total, out, dim):
     """What was summed, over the sum of its weights."""
+    literally(dim)
     for r in range((item[1] - item[0]) * groups):
         row, column = item[0] + r // groups, (head * groups + r % groups) * dim
+        share = np.float32(1.0) / total[r]
         for d in range(dim):
-            out[row, column + d] = narrow(output[r, d] / total[r], out[0, 0])
+            out[row, column + d] = narrow(output[r, d] * share, out[0, 0])
 
 
 @cache
@@ -288,9 +289,8 @@ def attention(kind: Any, dim: int) -> Any:
                     _ask(item, head, groups, states, angles, scale, query, dim)
                     _attend_few(item, head, groups, query, stores, sight, output, total, dim)
                 else:
-                    asked = np.empty((count, dim), part)
+                    asked, packed = np.empty((count, dim), part), np.empty(words, whole)
                     _ask(item, head, groups, states, angles, one, asked, dim)
-                    packed = np.empty(words, whole)
                     _attend_many(
                         item, head, groups, asked, packed, stores, sight, scale, output, total, dim
                     )
