@@ -109,6 +109,11 @@ class Models:
         return cls(place.name, place / "target", place / "eagle", dtype, slots)
 
     @property
+    def ours(self) -> str:
+        """As we are told: pairs are kept in bfloat16, and left alone a drafter may round further."""
+        return "auto" if self.dtype == "bfloat16" else self.dtype
+
+    @property
     def positions(self) -> int:
         """How many tokens prompt and answer may have together."""
         config = json.loads((self.target / "config.json").read_text())
@@ -144,7 +149,7 @@ def _ours(system: System, models: Models) -> _Made:
     settings = {
         "model": str(models.target),
         "drafter": str(models.drafter) if uses_drafter else None,
-        "dtype": models.dtype,
+        "dtype": models.ours,
         "config": config,
         "corpora": asked,
     }
@@ -183,8 +188,8 @@ def _transformers(system: System, models: Models) -> _Made:
 def _http_ours(system: System, models: Models) -> _Made:
     settings = _ours(system, models)[1]
     args = {**settings["config"]}
-    args["target"] = {**args["target"], "model": settings["model"], "dtype": models.dtype}
-    drafter = {**args["drafter"], "model": settings["drafter"], "dtype": models.dtype}
+    args["target"] = {**args["target"], "model": settings["model"], "dtype": models.ours}
+    drafter = {**args["drafter"], "model": settings["drafter"], "dtype": models.ours}
     args["drafter"] = drafter if settings["drafter"] else None
     args["datastore"] = {**args["datastore"], "corpora": settings["corpora"]}
     args["router"] = {"max_running": SEQUENCES}
