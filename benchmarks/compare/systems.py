@@ -110,7 +110,7 @@ class Models:
 
     @property
     def ours(self) -> str:
-        """As we are told: pairs are kept in bfloat16, and left alone a drafter may round further."""
+        """Our own setting: pairs are kept in bfloat16; a drafter left alone rounds further."""
         return "auto" if self.dtype == "bfloat16" else self.dtype
 
     @property

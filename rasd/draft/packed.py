@@ -6,7 +6,6 @@ Drafting is bound by the bytes of its weights; a draft need not be exact, so the
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,39 +46,13 @@ Layout = Callable[[Tensor, Tensor | None], Product]
 """Lays a weight [out, in] and its bias [out] out for products."""
 
 
-def int8(weight: Tensor, bias: Tensor | None) -> Product:
-    """In 8 bits, a scale per output; rows of float32 are rounded to 8 bits as they come."""
-    scales = weight.abs().amax(1).double().clamp_min(1e-12) / 127
-    zeros = torch.zeros(len(weight), dtype=torch.int64)
-    with warnings.catch_warnings():
-        # Where torch removes them, `int8_pays` says no.
-        warnings.filterwarnings("ignore", "torch.quantize_per_tensor, torch.quantize_per_channel")
-        rounded = torch.quantize_per_channel(weight.float(), scales, zeros, 0, torch.qint8)
-    packed = torch.ops.quantized.linear_prepack(rounded, None if bias is None else bias.float())
-    product: Callable[..., Tensor] = torch.ops.quantized.linear_dynamic
-    return lambda x: product(x, packed, False)
-
-
-def int8_pays(device: torch.device) -> bool:
-    """Whether this machine multiplies 8-bit numbers without losing their sums.
-
-    Then a forward of 8 rows over 23M weights takes 0.9 ms, against 2.4 in bfloat16.
-    """
-    return (
-        device.type == "cpu"
-        and hasattr(torch, "quantize_per_channel")
-        and torch.backends.quantized.engine in ("x86", "fbgemm")
-        and torch.cpu._is_vnni_supported()
-    )
-
-
 class PackedHead:
     """A head with its target's embedding and LM head, all on one device.
 
     Copies what it needs: the module's weights may go.
 
     Args:
-        layout: of the weights; `int8` needs ``dtype`` float32.
+        layout: of the weights; `Rounded` needs ``dtype`` float32.
         dtype: of everything else.
         positions: how many there are.
 

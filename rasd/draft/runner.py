@@ -19,11 +19,12 @@ from rasd.draft import kernels
 from rasd.draft.chances import Chances
 from rasd.draft.eagle_head import EagleHead
 from rasd.draft.expand import FIXED_ROWS, Beam, Candidates, Shape, Top, expand
-from rasd.draft.packed import PackedHead, Span, int8, int8_pays
+from rasd.draft.packed import Layout, PackedHead, Span
 from rasd.draft.rows import Int64s, Rows, consecutive
 from rasd.draft.weights import SharedWeights
 from rasd.errors import ModelError
 from rasd.forward.linear import Linear
+from rasd.forward.rounded import Rounded
 from rasd.tree import Bools
 
 CATCH_UP_ROWS: Final = 256
@@ -72,10 +73,11 @@ class EagleRunner:
         )
         self._device = torch.device(config.device)
         head = head.to(self._device, self.dtype).eval()
-        rounds = config.dtype == "auto" and self.dtype == torch.bfloat16 and int8_pays(self._device)
+        rounds = config.dtype == "auto" and self.dtype == torch.bfloat16
+        rounds = rounds and Rounded.serves(self._device)
         self._dtype = torch.float32 if rounds else self.dtype
         shared = shared.to(self._device, self.dtype)
-        layout = int8 if rounds else Linear
+        layout: Layout = Rounded if rounds else Linear
         self._head = PackedHead(head, shared, layout, self._dtype, config.kv_slots)
         self.top_k = min(config.top_k, self.vocabulary)
         self._known = min(max(config.top_k, KNOWN_TOKENS), self.vocabulary)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rasd.forward.gemm import GEMM_FIELDS, INPUTS, PANEL, gemm, multiplies_bf16
+from rasd.forward.gemm import GEMM_FIELDS, INPUTS, gemm, multiplies_bf16
+from rasd.forward.tiles import PANEL
 from rasd.kv.threads import Call
 
 # oneDNN chooses one layout for all small numbers of rows; larger ones run as fast over it.
@@ -67,13 +68,13 @@ class Panels:
         count = -(-self._outputs // PANEL)
         padded = weight.new_zeros((count * PANEL, inputs))
         padded[: self._outputs] = weight
-        self._weight = _aligned((count, inputs // 2, PANEL, 2), weight.dtype)
+        self._weight = aligned((count, inputs // 2, PANEL, 2), weight.dtype)
         self._weight.copy_(padded.view(count, PANEL, inputs // 2, 2).transpose(1, 2))
         self._bias = torch.zeros(count * PANEL)
         if bias is not None:
             self._bias[: self._outputs] = bias
         self._call = Call(gemm(), GEMM_FIELDS)
-        self._call.set(inputs=inputs, panels=count, group=_group(count))
+        self._call.set(inputs=inputs, panels=count, group=panels_at_once(count))
         self._call.set(weights=self._weight.data_ptr(), bias=self._bias.data_ptr())
 
     @staticmethod
@@ -124,15 +125,15 @@ def _blocked(weight: Tensor, bias: Tensor | None) -> Product:
     return lambda x: cast(Tensor, product(x, blocked, bias, "none", [], ""))
 
 
-def _aligned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def aligned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Uninitialised, at the beginning of a line of the caches."""
     flat = torch.empty(math.prod(shape) + 64, dtype=dtype)
     skipped = -flat.data_ptr() % 64 // dtype.itemsize
     return flat[skipped : skipped + math.prod(shape)].view(shape)
 
 
-def _group(panels: int) -> int:
-    """Panels that a thread takes at once: as many as leave all threads enough to take."""
+def panels_at_once(panels: int) -> int:
+    """Panels that a thread takes at once, of so many: few enough to leave all threads some."""
     return max(min(_GROUP, panels // (4 * torch.get_num_threads())), 1)
 
 

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from rasd.config import DrafterConfig
-from rasd.draft import KINDS, drafter_class, runner
-from rasd.draft.packed import int8_pays
+from rasd.draft import KINDS, drafter_class
 from rasd.errors import ConfigError, ModelError
+from rasd.forward.rounded import Rounded
 from rasd.stages import Features
 from rasd.text import tokenizer_hash
 from tests.draft.twin import World, assert_same, propose, twin
@@ -74,9 +74,9 @@ def test_eagle_from_files_equals_the_twin(world: World, tmp_path: Path) -> None:
 def test_auto_dtype_is_the_checkpoint_s_or_8_bits(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounds: bool
 ) -> None:
-    if rounds and not int8_pays(torch.device("cpu")):
-        pytest.skip("8-bit products lose their sums on this machine")
-    monkeypatch.setattr(runner, "int8_pays", lambda device: rounds)
+    if rounds and not Rounded.serves(torch.device("cpu")):
+        pytest.skip("the CPU has no avx512_vnni")
+    monkeypatch.setattr(Rounded, "serves", lambda device: rounds)
     cls = drafter_class("eagle2")
     text = world.text(0, 20)
     drafts = []

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from rasd.forward.gemm import BLOCK, TILE, multiplies_bf16
+from rasd.forward.gemm import multiplies_bf16
 from rasd.forward.linear import Linear, Panels, new_rows
+from rasd.forward.tiles import BLOCK, TILE
 
 ROWS = [0, 1, 2, 3, TILE - 1, TILE, TILE + 1, 2 * TILE + 1, BLOCK, BLOCK + 1]
 needs_bf16 = pytest.mark.skipif(not multiplies_bf16(), reason="the CPU has no avx512_bf16")
