@@ -17,8 +17,9 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from rasd.draft.eagle_head import EagleHead
 from rasd.draft.weights import SharedWeights
+from rasd.errors import ModelError
 from rasd.forward.rope import Rope, turn
-from rasd.forward.rows import Norm
+from rasd.forward.rows import Gate, Norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,9 @@ class PackedHead:
         dtype: of everything else.
         positions: how many there are.
 
+    Raises:
+        ModelError: the head has another activation than silu.
+
     Attributes:
         heads, kv_heads, dim: of the attention.
     """
@@ -81,7 +85,9 @@ class PackedHead:
         self._out = _joined(layout, attention.o_proj)
         self._gate_up = _joined(layout, mlp.gate_proj, mlp.up_proj)
         self._down = _joined(layout, mlp.down_proj)
-        self._activation: nn.Module = mlp.act_fn
+        if head.config.hidden_act != "silu":
+            raise ModelError(f"EAGLE heads have silu, this one {head.config.hidden_act}")
+        self._gate = Gate(shared.embedding.new_empty(0, dtype=dtype))
         self._norm = Norm(layer.post_attention_layernorm.to(dtype))
         like = shared.embedding[:1].to(dtype)
         # Not the head's own: its frequencies were rounded along with its weights.
@@ -114,8 +120,7 @@ class PackedHead:
         hidden = self._fc(torch.cat((embeds, features), dim=-1))
         queries = self._project(hidden, positions, states, slots)
         hidden = hidden + self._out(self._attend(queries, states, spans))
-        gate, up = self._gate_up(self._norm(hidden)).chunk(2, dim=-1)
-        return hidden + self._down(self._activation(gate).mul_(up))
+        return hidden + self._down(self._gate(self._gate_up(self._norm(hidden))))
 
     def _project(
         self, hidden: Tensor, positions: Tensor, states: Tensor, slots: slice | Tensor
