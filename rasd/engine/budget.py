@@ -126,7 +126,7 @@ class Budget:
         Args:
             told: tokens that the drafter read before, more than a step brings.
         """
-        known_s = float(self.draft.cost.at(float(sequences)))
+        known_s = self.draft.cost.one(sequences)
         if told == 0:
             self._observe(self.draft.cost, sequences, 0, seconds)
         elif told >= _MANY:
@@ -139,7 +139,7 @@ class Budget:
         """What one more level of drafts for so many must bring, in tokens."""
         if self.fixed or self.rehearses or self.price is None or sequences == 0:
             return 0.0
-        level_s = float(self.draft.cost.at(float(sequences))) / max(self._levels, 1.0)
+        level_s = self.draft.cost.one(sequences) / max(self._levels, 1.0)
         return level_s / self.price.token_s
 
     def forget(self, handle: int) -> None:
@@ -188,13 +188,13 @@ class Budget:
             seconds = self._verify.at(rows + more, load.slots)
             count = int(np.argmax(tokens * token_s - seconds))
         ahead = max(float(count), _AHEAD)
-        costs = self._verify.at(np.asarray([rows, rows + ahead]), load.slots)
-        self.price = Price(token_s, float(costs[1] - costs[0]) / ahead / token_s)
+        more_s = self._verify.one(rows + ahead, load.slots) - self._verify.one(rows, load.slots)
+        self.price = Price(token_s, more_s / ahead / token_s)
         return count
 
     def verify_s(self, rows: int, slots: int) -> float:
         """Seconds that a verify takes."""
-        return float(self._verify.at(float(rows), slots))
+        return self._verify.one(rows, slots)
 
     def promise(self, each: Round) -> float:
         """Tokens that the best nodes of a round's tree bring beyond their price."""

@@ -52,18 +52,21 @@ class Prospects:
         """
         if not handles:
             return []
-        order = np.argsort(-np.asarray(gains), kind="stable")
-        value_s = np.cumsum(np.asarray(gains)[order]) * token_s
-        net_s = value_s - self.cost.at(np.arange(1.0, len(handles) + 1))
-        best = int(np.argmax(net_s))
-        count = best + 1 if net_s[best] > 0 else 0
-        chosen = [handles[i] for i in order[:count].tolist()]
+        order = sorted(range(len(handles)), key=gains.__getitem__, reverse=True)
+        value_s = best_s = 0.0
+        count = 0
+        for place, index in enumerate(order, 1):
+            value_s += gains[index] * token_s
+            net_s = value_s - self.cost.one(place)
+            if net_s > best_s:
+                best_s, count = net_s, place
+        chosen = [handles[i] for i in order[:count]]
         self._turn += 1
         if self._tried:
             if not self._tried.isdisjoint(chosen):
                 self._credit.pays()
             self._tried.clear()
-        rest = [handles[i] for i in order[count:].tolist()]
+        rest = [handles[i] for i in order[count:]]
         self._dearest_s = max((once_s or {}).values(), default=0.0)
         chosen += self._try(rest, count, once_s or {})
         for handle in chosen:
@@ -79,8 +82,7 @@ class Prospects:
         tried = sorted(rest, key=lambda handle: self._asked.get(handle, -1))[:count]
         if not tried:
             return []
-        cost_s = float(self.cost.at(float(chosen + len(tried))))
-        cost_s -= float(self.cost.at(float(chosen))) if chosen else 0.0
+        cost_s = self.cost.one(chosen + len(tried)) - (self.cost.one(chosen) if chosen else 0.0)
         cost_s += sum(once_s.get(handle, 0.0) for handle in tried)
         if not self._credit.affords(cost_s):
             return []
@@ -96,7 +98,7 @@ class Prospects:
 
     def pass_time(self, seconds: float) -> None:
         """A step took so long."""
-        self._credit.earn(seconds, limit_s=float(self.cost.at(float(_TRIED))) + self._dearest_s)
+        self._credit.earn(seconds, limit_s=self.cost.one(_TRIED) + self._dearest_s)
 
     def forget(self, handle: int) -> None:
         """The handle will not come again."""

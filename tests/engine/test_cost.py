@@ -92,3 +92,15 @@ def test_credit_is_saved_spent_and_restored() -> None:
     assert not credit.affords(0.5)
     credit.earn(2.0, limit_s=0.5)
     assert credit.affords(0.5)
+
+
+def test_one_size_costs_what_many_do(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    table = CostTable(1e-3, 8)
+    for _ in range(50):
+        table.observe(rng.uniform(1, 9000), rng.uniform(0, 9000), rng.uniform(1e-3, 1e-1))
+        slots = rng.uniform(0, 9000)
+        sizes = np.concatenate((rng.uniform(1, 9000, 20), [1, 2, 3, 4, 5, 8192, 6144, 10_000]))
+        expected = table.at(sizes, slots)
+        found = [table.one(size, slots) for size in sizes.tolist()]
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
