@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from rasd.kv.kernel import ATTEND, FIELDS, STORE, attention
 from rasd.kv.primitives import KINDS
 from rasd.kv.threads import run
-from rasd.kv.tile import LANES, WIDE
+from rasd.kv.tile import LANES, PAIRS, WIDE
 from rasd.kv.view import Int64s, Item, first_seen
 from rasd.tree import Bools
 
@@ -24,7 +25,8 @@ MOST_ROWS: Final = 64
 cannot use tiles. Above, the products are large enough for torch's own to be faster."""
 
 MOST_FEW: Final = 9
-"""Rows of a block times query heads per key head, up to which tiles would not pay."""
+"""Rows of a block times query heads per key head, up to which tiles of float32 would not pay.
+Tiles of bf16 always do."""
 
 MOST_QUERIES: Final = 192
 """Rows of a block times query heads per key head. Longer items are cut: what a block's rows see
@@ -44,6 +46,13 @@ def takes(plan: Plan, groups: int, dim: int) -> bool:
 def _tiled(dim: int) -> bool:
     """Whether blocks of many rows are computed by tiles."""
     return WIDE and dim % LANES == 0
+
+
+def _most_few(dtype: torch.dtype, dim: int) -> int:
+    """Up to how many queries of a key head a block is not computed by tiles."""
+    if not _tiled(dim):
+        return sys.maxsize
+    return 0 if PAIRS and dtype == torch.bfloat16 else MOST_FEW
 
 
 class Few:
@@ -80,7 +89,7 @@ class Few:
         self._at = self._fields.ctypes.data
         self._set(rows=rows, kv_heads=kv_heads, groups=groups)
         self._parts = (STORE | ATTEND,) if len(items) == len(plan.items) else (STORE, ATTEND)
-        self._set(most_few=MOST_FEW if _tiled(dim) else sys.maxsize)
+        self._set(most_few=_most_few(plan.dtype, dim))
         self._set(scale=int(np.float32(scale).view(np.int32)))
         self._set(items=items.ctypes.data, item_count=len(items), low=low.ctypes.data)
         self._set(slots=slots.ctypes.data, slot_count=len(slots))

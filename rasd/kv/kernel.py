@@ -16,7 +16,8 @@ from typing import Any, Final
 import numpy as np
 from numba import carray, literally, njit
 
-from rasd.kv.many import pack_keys, pack_values, weigh_many
+from rasd.kv.many import attend_many, hide
+from rasd.kv.pack import fetch
 from rasd.kv.primitives import (
     FAST,
     as_float,
@@ -24,11 +25,10 @@ from rasd.kv.primitives import (
     exp,
     narrow,
     pointer,
-    prefetch,
     take,
     widen,
 )
-from rasd.kv.tile import COLUMNS, PAIRS, ROWS, multiply_add
+from rasd.kv.tile import COLUMNS, PAIRS
 
 BLOCK: Final = COLUMNS  # slots whose scores are computed together; they stay in the first cache
 ITEM: Final = (
@@ -155,35 +155,6 @@ def _add(scores, states, output, count, dim):
 
 
 @njit
-def _hide(item, first, count, groups, low, tail, scores):
-    """-inf at the slots of a block that a row may not see."""
-    committed = item[2]
-    scores[:, count:] = -np.inf
-    if first + count <= item[10] and first >= item[7]:
-        return
-    before = max(min(committed - first, count), 0)  # so many of the slots are committed
-    for row in range(item[1] - item[0]):
-        lowest = min(low[item[0] + row] - first, before)
-        seen = item[5] + row * item[9] - committed + first
-        for r in range(row * groups, (row + 1) * groups):
-            for j in range(lowest):
-                scores[r, j] = -np.inf
-            for j in range(before, count):
-                scores[r, j] = scores[r, j] if tail[seen + j] else np.float32(-np.inf)
-
-
-@njit
-def _fetch(states, slots, first, count, dim):
-    """Asks memory for a block that is read next, while another is computed with."""
-    literally(dim)
-    step = 64 // states.itemsize
-    for j in range(count):
-        slot = slots[first + j]
-        for d in range(0, dim, step):
-            prefetch(states[slot, d:].ctypes.data)
-
-
-@njit
 def _read(states, slots, first, count, block, dim):
     """A block of keys or values as float32; zeros fill it up to a multiple of four."""
     literally(dim)
@@ -204,36 +175,15 @@ def _attend_few(item, head, groups, query, stores, sight, output, total, dim):  
     scores, block = np.empty((len(query), BLOCK), np.float32), np.empty((BLOCK, dim), np.float32)
     for first in range(item[6], size, BLOCK):
         count, at = min(BLOCK, size - first), item[4] + first
-        _fetch(values, slots, at, count, dim)
+        fetch(values, slots, at, count, dim)
         _read(keys, slots, at, count, block, dim)
         _score(query, block, scores, count, dim)
-        _hide(item, first, count, groups, low, tail, scores)
+        hide(item, first, count, groups, low, tail, scores)
         _weigh(scores, best, total, output, count)
-        _fetch(keys, slots, at + count, min(BLOCK, size - first - count), dim)
+        fetch(keys, slots, at + count, min(BLOCK, size - first - count), dim)
         scores[:, count : (count + 3) // 4 * 4] = 0.0
         _read(values, slots, at, count, block, dim)
         _add(scores, block, output, count, dim)
-
-
-@njit
-def _attend_many(item, head, groups, query, packed, stores, sight, scale, output, total, dim):  # noqa: PLR0913
-    """As `_attend_few`; ``packed`` is room for a block's keys or values."""
-    literally(dim)
-    slots, low, tail = sight
-    keys, values = stores[0][head], stores[1][head]
-    per, rows, size = packed.itemsize // query.itemsize, len(query), item[3]
-    best = np.full(rows, -np.inf, np.float32)
-    scores, weights = np.empty((rows, BLOCK), np.float32), np.empty((rows, BLOCK), query.dtype)
-    side, other = packed.reshape(-1, BLOCK), packed.reshape(-1, dim)
-    for first in range(item[6], size, BLOCK):
-        count, at = min(BLOCK, size - first), item[4] + first
-        pack_keys(keys, slots, at, count, side, per, dim)
-        scores[:] = 0.0
-        multiply_add(query, side, scores, dim // per)
-        _hide(item, first, count, groups, low, tail, scores)
-        weigh_many(scores, weights, best, total, output, scale, dim)
-        pack_values(values, slots, at, count, other, per, dim)
-        multiply_add(weights, other, output, (count + per - 1) // per)
 
 
 @njit(fastmath=FAST)
@@ -282,7 +232,7 @@ def attention(kind: Any, dim: int) -> Any:
             if fields[22] & ATTEND:
                 count = (item[1] - item[0]) * groups
                 few = count <= fields[23]
-                count += -count % (2 if few else ROWS)  # and some of zeros
+                count += count % 2 if few else 0  # and one of zeros
                 output, total = np.zeros((count, dim), np.float32), np.zeros(count, np.float32)
                 if few:
                     query = np.empty((count, dim), np.float32)
@@ -291,7 +241,7 @@ def attention(kind: Any, dim: int) -> Any:
                 else:
                     asked, packed = np.empty((count, dim), part), np.empty(words, whole)
                     _ask(item, head, groups, states, angles, one, asked, dim)
-                    _attend_many(
+                    attend_many(
                         item, head, groups, asked, packed, stores, sight, scale, output, total, dim
                     )
                 _give(item, head, groups, output, total, out, dim)

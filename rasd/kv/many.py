@@ -1,7 +1,9 @@
 """Machine code for attention of many rows: small products of packed matrices. Only numba reads it.
 
-Here a block of slots is packed once and multiplied with all rows of a unit; for a few rows packing
-would cost more than it saves. Products are of bf16 where the CPU has them; sums are float32.
+A block of slots is packed once and multiplied with all rows of a unit. Products are of bf16 where
+the CPU has them, and then a single row costs what memory needs to bring its keys and values;
+elsewhere few rows pay for more packing than it saves. Sums are float32, and of one order for any
+number of rows: a row's result does not depend on the rows beside it.
 """
 
 # mypy: disable-error-code="no-untyped-call, no-untyped-def, untyped-decorator"
@@ -12,35 +14,30 @@ from typing import Final
 import numpy as np
 from numba import literally, njit
 
+from rasd.kv.pack import fetch, find, pack_keys, pack_values
 from rasd.kv.primitives import FAST, exp, narrow
-from rasd.kv.tile import COLUMNS, largest, word
+from rasd.kv.tile import COLUMNS, largest, multiply_add
 
 # Scores of rows that see nothing are never subtracted, so nothing here is no number.
 _FASTER: Final = FAST | {"nnan"}
 
 
 @njit
-def pack_keys(keys, slots, first, count, packed, per, dim):
-    """[dim / per, slots] of [slots, dim]; ``per`` numbers in a word."""
-    literally(dim)
-    for j in range(count):
-        key = keys[slots[first + j]]
-        for p in range(dim // per):
-            packed[p, j] = word(key[p * per], key[p * per + per - 1], packed[0, 0])
-
-
-@njit
-def pack_values(values, slots, first, count, packed, per, dim):
-    """[slots / per, dim] of [slots, dim]; the last word is filled with zeros."""
-    literally(dim)
-    for p in range(count // per):
-        one, other = slots[first + p * per], slots[first + p * per + per - 1]
-        for d in range(dim):
-            packed[p, d] = word(values[one, d], values[other, d], packed[0, 0])
-    if count % per:
-        last = values[slots[first + count - 1]]
-        for d in range(dim):
-            packed[count // per, d] = word(last[d], narrow(np.float32(0.0), last[d]), packed[0, 0])
+def hide(item, first, count, groups, low, tail, scores):
+    """-inf at the slots of a block that a row may not see."""
+    committed = item[2]
+    scores[:, count:] = -np.inf
+    if first + count <= item[10] and first >= item[7]:
+        return
+    before = max(min(committed - first, count), 0)  # so many of the slots are committed
+    for row in range(item[1] - item[0]):
+        lowest = min(low[item[0] + row] - first, before)
+        seen = item[5] + row * item[9] - committed + first
+        for r in range(row * groups, (row + 1) * groups):
+            for j in range(lowest):
+                scores[r, j] = -np.inf
+            for j in range(before, count):
+                scores[r, j] = scores[r, j] if tail[seen + j] else np.float32(-np.inf)
 
 
 @njit(fastmath=_FASTER)
@@ -68,3 +65,33 @@ def weigh_many(scores, weights, best, total, output, scale, dim):
             weights[r, j] = narrow(weight, weights[0, 0])
             added += weight
         total[r] += added
+
+
+@njit
+def attend_many(item, head, groups, query, packed, stores, sight, scale, output, total, dim):  # noqa: PLR0913
+    """Sums what the queries of one block and key head see, and their weights.
+
+    Args:
+        query: [m, dim], turned and not scaled; ``packed`` is room for a block's keys or values.
+        output, total: float32[m, dim] and [m], zeros.
+    """
+    literally(dim)
+    slots, low, tail = sight
+    keys, values = stores[0][head], stores[1][head]
+    per, rows, size = packed.itemsize // query.itemsize, len(query), item[3]
+    best = np.full(rows, -np.inf, np.float32)
+    scores, weights = np.empty((rows, COLUMNS), np.float32), np.empty((rows, COLUMNS), query.dtype)
+    side, other = packed.reshape(-1, COLUMNS), packed.reshape(-1, dim)
+    places, ahead = np.zeros(COLUMNS, np.int64), np.zeros(COLUMNS, np.int64)
+    find(keys, slots, item[4] + item[6], min(COLUMNS, size - item[6]), ahead)
+    fetch(values, slots, item[4] + item[6], min(COLUMNS, size - item[6]), dim)
+    for first in range(item[6], size, COLUMNS):
+        count, places, ahead = min(COLUMNS, size - first), ahead, places
+        find(keys, slots, item[4] + first + count, min(COLUMNS, size - first - count), ahead)
+        pack_keys(keys, places, count, side, per, dim)
+        scores[:] = 0.0
+        multiply_add(query, side, scores, dim // per)
+        hide(item, first, count, groups, low, tail, scores)
+        weigh_many(scores, weights, best, total, output, scale, dim)
+        pack_values((keys, values), places, ahead, count, other, per, dim)
+        multiply_add(weights, other, output, (count + per - 1) // per)

@@ -7,6 +7,7 @@ multiplies at once, so two bf16 where the CPU multiplies bf16 itself (`PAIRS`), 
 # mypy: disable-error-code="import-untyped, no-untyped-call, no-untyped-def, untyped-decorator"
 from __future__ import annotations
 
+from itertools import product
 from typing import Any, Final
 
 import llvmlite.binding
@@ -44,15 +45,15 @@ _HALVES = ir.VectorType(_BFloat(), 2 * LANES)
 
 
 class _Tile:
-    """Writes the code that adds a product of `ROWS` rows by ``vectors`` registers to a result.
+    """Writes the code that adds a product of some rows by ``vectors`` registers to a result.
 
     Args:
         values: out, left and right as addresses; entries of a row of left, words; bytes from one
             row to the next of out, left and right.
     """
 
-    def __init__(self, builder: Any, paired: bool, vectors: int, values: Any) -> None:
-        self._builder, self._paired, self._vectors = builder, paired, vectors
+    def __init__(self, builder: Any, paired: bool, rows: int, vectors: int, values: Any) -> None:
+        self._builder, self._paired, self._count, self._vectors = builder, paired, rows, vectors
         out, left, self._right, self._depth, out_step, left_step, self._right_step = values
         self._outs, self._lefts = self._rows(out, out_step), self._rows(left, left_step)
 
@@ -109,7 +110,7 @@ class _Tile:
 
     def _rows(self, address: Any, step: Any) -> list[Any]:
         builder = self._builder
-        return [builder.gep(address, [builder.mul(step, _INT(row))]) for row in range(ROWS)]
+        return [builder.gep(address, [builder.mul(step, _INT(row))]) for row in range(self._count)]
 
     def _all(self) -> range:
         return range(self._vectors)
@@ -122,23 +123,27 @@ class _Tile:
 
 
 @intrinsic
-def _tile(typing: Any, like, vectors, out, left, right, depth, out_step, left_step, right_step):  # noqa: PLR0913
-    """`_Tile` of 4 or 1 registers; in pairs if ``like`` is a uint16."""
+def _tile(  # noqa: PLR0913
+    typing: Any, like, rows, vectors, out, left, right, depth, out_step, left_step, right_step
+):
+    """`_Tile` of up to `ROWS` rows by 4 or 1 registers; in pairs if ``like`` is a uint16."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        addresses = [builder.inttoptr(arg, cgutils.voidptr_t) for arg in args[2:5]]
+        addresses = [builder.inttoptr(arg, cgutils.voidptr_t) for arg in args[3:6]]
+        values, paired = (*addresses, *args[6:]), like != types.float32
         end = builder.append_basic_block("end")
-        switch = builder.switch(args[1], end)
-        for size in (1, COLUMNS // LANES):
-            block = builder.append_basic_block(f"vectors{size}")
-            switch.add_case(_INT(size), block)
+        which = builder.add(builder.mul(args[2], _INT(ROWS)), args[1])
+        switch = builder.switch(which, end)
+        for vectors, rows in product((1, COLUMNS // LANES), range(1, ROWS + 1)):
+            block = builder.append_basic_block(f"rows{rows}by{vectors}")
+            switch.add_case(_INT(vectors * ROWS + rows), block)
             builder.position_at_end(block)
-            _Tile(builder, like != types.float32, size, (*addresses, *args[5:])).write()
+            _Tile(builder, paired, rows, vectors, values).write()
             builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
 
-    return types.void(like, *(types.int64,) * 8), code
+    return types.void(like, *(types.int64,) * 9), code
 
 
 @njit
@@ -146,8 +151,7 @@ def multiply_add(left, right, out, depth):
     """Adds left times right to out.
 
     Args:
-        left: [m, at least depth * numbers in a word], uint16 for bf16 or float32; m is a multiple
-            of `ROWS`.
+        left: [m, at least depth * numbers in a word], uint16 for bf16 or float32.
         right: [at least depth, n], uint32 that hold two bf16, or float32; n is a multiple of
             `LANES`.
         out: float32[m, n].
@@ -157,10 +161,12 @@ def multiply_add(left, right, out, depth):
     vectors = COLUMNS // LANES if width % COLUMNS == 0 else 1
     a, b, c = left.ctypes.data, right.ctypes.data, out.ctypes.data
     steps = out.strides[0], left.strides[0], right.strides[0]
-    for r in range(0, len(out), ROWS):
+    tiles = (len(out) + ROWS - 1) // ROWS
+    for tile in range(tiles):
+        r, end = tile * len(out) // tiles, (tile + 1) * len(out) // tiles
         for v in range(0, width // LANES, vectors):
             at, to, by = a + r * steps[1], c + r * steps[0] + 64 * v, b + 64 * v
-            _tile(left[0, 0], vectors, to, at, by, depth, *steps)
+            _tile(left[0, 0], end - r, vectors, to, at, by, depth, *steps)
 
 
 @intrinsic

@@ -9,14 +9,14 @@ from torch import Tensor
 
 import rasd.kv.few
 from rasd.kv import Append, LayerSpec, PagedCache
-from rasd.kv.tile import WIDE
+from rasd.kv.tile import PAIRS, WIDE
 
 HEADS, KV_HEADS, DIM = 6, 2, 16
 
 
-def cache_of(dtype: torch.dtype, window: int | None) -> PagedCache:
+def cache_of(dtype: torch.dtype, window: int | None, dim: int = DIM) -> PagedCache:
     kind = "full" if window is None else "sliding"
-    return PagedCache([LayerSpec(kind, KV_HEADS, DIM, DIM, window)], 2048, 8, dtype, "cpu")
+    return PagedCache([LayerSpec(kind, KV_HEADS, dim, dim, window)], 2048, 8, dtype, "cpu")
 
 
 def fill(cache: PagedCache, sequence: int, length: int) -> None:
@@ -50,7 +50,7 @@ def slow(cache: PagedCache, plan, queries: Tensor, window: int | None) -> Tensor
                 kv = head // (HEADS // KV_HEADS)
                 scores = keys[kv, seen] @ queries[item.start + row, head].double() * 0.3
                 rows.append(scores.softmax(0) @ values[kv, seen])
-    return torch.stack(rows).view(-1, HEADS * DIM).float()
+    return torch.stack(rows).view(len(queries), -1).float()
 
 
 def check(
@@ -59,8 +59,9 @@ def check(
     """What the kernel stores and answers, beside what it should."""
     plan = cache.plan(appends)
     count = plan.items[-1].stop
-    states = torch.randn(count, HEADS + 2 * KV_HEADS, DIM).to(dtype)
-    cos, sin = torch.rand(2, count, 1, DIM).to(dtype)
+    dim = cache.states(0)[0].shape[-1]
+    states = torch.randn(count, HEADS + 2 * KV_HEADS, dim).to(dtype)
+    cos, sin = torch.rand(2, count, 1, dim).to(dtype)
     few = plan.few(0, HEADS, KV_HEADS, 0.3, cos, sin)
     assert few is not None
     before = torch.get_num_threads()
@@ -146,3 +147,41 @@ def test_any_number_of_rows(dtype: torch.dtype, seed: int) -> None:
         fill(cache, sequence, 5)
         chain = Append(sequence, np.arange(-1, rows - 1, dtype=np.int32))
         check(cache, [chain], None, dtype, threads=1)
+
+
+@pytest.mark.parametrize("window", [None, 33])
+@pytest.mark.parametrize("dim", [16, 48, 64, 128])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_contexts_end_anywhere(dtype: torch.dtype, dim: int, window: int | None, seed: int) -> None:
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    cache = cache_of(dtype, window, dim)
+    for store in cache.states(0):
+        store.normal_(std=0.5)
+    appends = []
+    for sequence, context in enumerate((1, 14, 15, 16, 17, 62, 63, 64, 65, 127, 128, 200)):
+        fill(cache, sequence, context)
+        appends.append(Append(sequence, random_tree(rng, int(rng.integers(1, 4)))))
+    check(cache, appends, window, dtype, threads=2)
+
+
+@pytest.mark.skipif(not PAIRS, reason="few rows are computed otherwise on this CPU")
+def test_rows_beside_a_row_change_nothing(seed: int) -> None:
+    """The first row of a tree, bit for bit as if it were alone."""
+    torch.manual_seed(seed)
+    cache = cache_of(torch.bfloat16, None, 64)
+    for store in cache.states(0):
+        store.normal_()
+    fill(cache, 0, 150)
+    states = torch.randn(9, HEADS + 2 * KV_HEADS, 64).bfloat16()
+    cos, sin = torch.rand(2, 9, 1, 64).bfloat16()
+    found = []
+    for rows in (1, 2, 3, 5, 9):
+        plan = cache.plan([Append(0, np.arange(-1, rows - 1, dtype=np.int32))])
+        few = plan.few(0, HEADS, KV_HEADS, 0.3, cos[:rows], sin[:rows])
+        assert few is not None
+        its = states[:rows]
+        stores = cache.states(0)
+        found.append(few(its[:, : HEADS + KV_HEADS], its[:, HEADS + KV_HEADS :], *stores)[0])
+        cache.commit(0, [])
+    assert all((one == found[0]).all() for one in found)
