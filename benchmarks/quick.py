@@ -20,7 +20,7 @@ from benchmarks.compare.cells import Plan
 from benchmarks.compare.systems import OURS, SYSTEMS, Models
 
 PLAN: Final = Plan(
-    concurrency=(1, 16), temperatures=(0.0,), prompts=2, tokens=48, lengths=(), many=("off", "rasd")
+    concurrency=(1, 16), temperatures=(0.0,), prompts=2, tokens=96, lengths=(), many=("off", "rasd")
 )
 
 

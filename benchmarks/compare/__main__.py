@@ -1,7 +1,7 @@
 """RASD in all its modes beside vLLM and transformers, in one run, turn by turn.
 
     python -m benchmarks.compare                        # every library; hours
-    python -m benchmarks.compare --short                # a quarter of an hour
+    python -m benchmarks.compare --short                # half an hour
     python -m benchmarks.compare --systems off vllm --tasks code --concurrency 1 16
     python -m benchmarks.compare --systems rasd http-rasd http-vllm --concurrency 1 16
 
@@ -25,8 +25,8 @@ from benchmarks.models.tasks import TASKS
 SHORT: Final = {
     "concurrency": [1, 16],
     "temperatures": [0.0],
-    "prompts": 2,
-    "tokens": 96,
+    "prompts": 4,
+    "tokens": 128,
     "lengths": [],
     "many": ["off", "rasd", "vllm", "vllm-suffix", "http-off", "http-rasd", "http-vllm"],
 }
@@ -58,7 +58,7 @@ def options() -> argparse.Namespace:
     add("--tokens", type=int, default=plan.tokens, help="of each answer")
     add("--repetitions", type=int, default=3)
     add("--place", type=Path, default=paths.ROOT / "rows", help="where rows are kept")
-    add("--short", action="store_true", help="a quarter of an hour: less of everything")
+    add("--short", action="store_true", help="half an hour: less of everything")
     add("--fresh", action="store_true", help="forget rows that were measured before")
     if "--short" in sys.argv:
         parser.set_defaults(**SHORT)
