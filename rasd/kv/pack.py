@@ -98,7 +98,7 @@ def _join(typing: Any, one, other, to):
             builder.load(builder.bitcast(at, half.as_pointer()), align=2) for at in (one, other)
         ]
         order = [at + side * LANES for at in range(LANES) for side in (0, 1)]
-        pairs = _shuffle(builder, *sides, order)
+        pairs = _shuffle(builder, sides[0], sides[1], order)
         builder.store(pairs, builder.bitcast(to, whole.as_pointer()), align=4)
         return context.get_dummy_value()
 
