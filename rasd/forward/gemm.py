@@ -15,8 +15,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from rasd.forward.tiles import BLOCK, FLOATS, PANEL, TILE, Tile, has, switch
-from rasd.kv.primitives import compiled, take
+from rasd.forward.tiles import BLOCK, FLOATS, PANEL, TILE, Tile, switch
+from rasd.kv.primitives import BFloat, compiled, has, take
 
 INPUTS: Final = 32  # of which inputs are a multiple
 
@@ -28,19 +28,8 @@ GEMM_FIELDS: Final = (
 from a row to the next."""
 
 
-class _BFloat(ir.Type):  # type: ignore[misc]
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat)
-
-    def __hash__(self) -> int:
-        return hash(_BFloat)
-
-
-_PAIRS = ir.VectorType(_BFloat(), 32)
-_NARROW = ir.VectorType(_BFloat(), 16)
+_PAIRS = ir.VectorType(BFloat(), 32)
+_NARROW = ir.VectorType(BFloat(), 16)
 _HALVES = ir.VectorType(ir.IntType(16), 16)
 
 

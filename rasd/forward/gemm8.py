@@ -15,8 +15,8 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from rasd.forward.tiles import BLOCK, FLOATS, PANEL, TILE, WORDS, Tile, has, switch
-from rasd.kv.primitives import FAST, as_float, compiled, pointer, take
+from rasd.forward.tiles import BLOCK, FLOATS, PANEL, TILE, WORDS, Tile, switch
+from rasd.kv.primitives import FAST, as_float, compiled, has, pointer, take
 
 INPUTS: Final = 64  # of which inputs are a multiple
 SHIFT: Final = 128  # added to rounded inputs, which the machine wants without a sign

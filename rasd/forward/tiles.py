@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba.core import cgutils
 
 PANEL: Final = 32  # outputs: two registers of sums
@@ -26,11 +26,6 @@ _REGISTERS: Final = PANEL // _LANES
 
 FLOATS: Final = ir.VectorType(ir.FloatType(), _LANES)
 WORDS: Final = ir.VectorType(ir.IntType(32), _LANES)
-
-
-def has(feature: str) -> bool:
-    """Whether this machine has an extension, in LLVM's words."""
-    return bool(binding.get_host_cpu_features().get(feature))
 
 
 class Tile:

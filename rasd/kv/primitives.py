@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -23,6 +23,24 @@ LOG2E: Final = np.float32(math.log2(math.e))
 
 KINDS: Final[dict[torch.dtype, Any]] = {torch.bfloat16: np.uint16, torch.float32: np.float32}
 """How numpy holds what kernels can compute with."""
+
+
+class BFloat(ir.Type):  # type: ignore[misc]
+    """LLVM's type of bf16, which llvmlite lacks."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BFloat)
+
+    def __hash__(self) -> int:
+        return hash(BFloat)
+
+
+def has(feature: str) -> bool:
+    """Whether this machine has an extension, in LLVM's words."""
+    return bool(binding.get_host_cpu_features().get(feature))
 
 
 def compiled(kernel: Any) -> Any:

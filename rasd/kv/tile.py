@@ -10,38 +10,27 @@ from __future__ import annotations
 from itertools import product
 from typing import Any, Final
 
-import llvmlite.binding
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from rasd.kv.primitives import BFloat, has
+
 ROWS: Final = 6  # by four registers: 24 sums, 4 of the right and 1 of the left, of 32
 COLUMNS: Final = 64
 LANES: Final = 16
 
-_FEATURES = llvmlite.binding.get_host_cpu_features()
-WIDE: Final = bool(_FEATURES.get("avx512f"))
+WIDE: Final = has("avx512f")
 """Whether registers are as wide and as many as tiles want."""
-PAIRS: Final = bool(_FEATURES.get("avx512bf16"))
+PAIRS: Final = has("avx512bf16")
 """Whether the CPU multiplies bf16."""
 
 _INT, _WORD, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
 _WORDS, _FLOATS = ir.VectorType(_WORD, LANES), ir.VectorType(_FLOAT, LANES)
 
 
-class _BFloat(ir.Type):  # type: ignore[misc]
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat)
-
-    def __hash__(self) -> int:
-        return hash(_BFloat)
-
-
-_HALVES = ir.VectorType(_BFloat(), 2 * LANES)
+_HALVES = ir.VectorType(BFloat(), 2 * LANES)
 
 
 class _Tile:
