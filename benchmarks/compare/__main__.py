@@ -11,6 +11,7 @@ What was measured stays in ``--place`` and is not measured again; ``--fresh`` fo
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 from typing import Final
@@ -67,6 +68,7 @@ def options() -> argparse.Namespace:
 
 def main() -> None:
     """Command line."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers are ended, too
     chosen = options()
     models = Models.of(chosen.model, chosen.dtype, together=max(chosen.concurrency))
     rows = Rows(chosen.place / f"{models.name}-{models.dtype}.jsonl", fresh=chosen.fresh)
