@@ -88,6 +88,13 @@ def _round(x, bits, out):
     return largest / np.float32(127.0)
 
 
+@njit
+def _round_all(x, bits, rounded, scales, inputs):
+    """The rows of x, of which only the inputs count."""
+    for row in range(len(x)):
+        scales[row] = _round(x[row, :inputs], bits[row, :inputs], rounded[row, :inputs])
+
+
 @cache
 def multiplies_int8() -> bool:
     """Whether this machine runs the code."""
@@ -114,13 +121,9 @@ def gemm8() -> Any:
             top = unit // groups * BLOCK
             count = min(rows - top, BLOCK)
             if top != known:
-                for row in range(count):
-                    row_scales[row] = _round(
-                        x[top + row, :inputs], bits[top + row, :inputs], rounded[row, :inputs]
-                    )
+                _round_all(x[top : top + count], bits[top:], rounded, row_scales, inputs)
                 known = top
-            tiles = (count + TILE - 1) // TILE
-            first = unit % groups * group
+            tiles, first = (count + TILE - 1) // TILE, unit % groups * group
             for panel in range(first, min(first + group, panels)):
                 weights, at = fields[5] + panel * PANEL * inputs, panel * PANEL * 4
                 for tile in range(tiles):

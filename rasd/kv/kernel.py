@@ -197,6 +197,28 @@ def _give(item, head, groups, output, total, out, dim):
             out[row, column + d] = narrow(output[r, d] * share, out[0, 0])
 
 
+@njit
+def _attend(item, head, groups, most_few, states, angles, scale, room, stores, sight, out, dim):  # noqa: PLR0913
+    """What the queries of one block and key head see, into ``out``.
+
+    ``room``: for a block's keys or values, and an array of the type that tiles multiply.
+    """
+    literally(dim)
+    count = (item[1] - item[0]) * groups
+    few = count <= most_few
+    count += count % 2 if few else 0  # and one of zeros
+    output, total = np.zeros((count, dim), np.float32), np.zeros(count, np.float32)
+    if few:
+        query = np.empty((count, dim), np.float32)
+        _ask(item, head, groups, states, angles, scale, query, dim)
+        _attend_few(item, head, groups, query, stores, sight, output, total, dim)
+    else:
+        asked = np.empty((count, dim), room[1].dtype)
+        _ask(item, head, groups, states, angles, np.float32(1.0), asked, dim)
+        attend_many(item, head, groups, asked, room[0], stores, sight, scale, output, total, dim)
+    _give(item, head, groups, output, total, out, dim)
+
+
 @cache
 def attention(kind: Any, dim: int) -> Any:
     """A C function that takes `FIELDS` and works until no unit is left; threads may share them.
@@ -206,12 +228,12 @@ def attention(kind: Any, dim: int) -> Any:
         dim: of a head; a multiple of `LANES` if tiles are used.
     """
     paired = PAIRS and kind is np.uint16
-    part, whole = (np.uint16, np.uint32) if paired else (np.float32, np.float32)
-    words = BLOCK * dim // 2 if paired else BLOCK * dim
+    part, whole, per = (np.uint16, np.uint32, 2) if paired else (np.float32, np.float32, 1)
 
     def kernel(fields):
-        rows, kv_heads, groups = fields[2], fields[3], fields[4]
-        scale, one = as_float(np.int32(fields[5])), np.float32(1.0)
+        rows, kv_heads, groups, few = fields[2], fields[3], fields[4], fields[23]
+        scale = as_float(np.int32(fields[5]))
+        room = np.empty(BLOCK * dim // per, whole), np.empty(0, part)
         items = carray(pointer(fields[6]), (fields[7], 11), np.int64)
         slots = carray(pointer(fields[8]), (fields[9],), np.int64)
         low = carray(pointer(fields[10]), (rows,), np.int64)
@@ -230,21 +252,9 @@ def attention(kind: Any, dim: int) -> Any:
             if fields[22] & STORE:
                 _store(item, head, groups, states, new_values, angles, slots, stores, dim)
             if fields[22] & ATTEND:
-                count = (item[1] - item[0]) * groups
-                few = count <= fields[23]
-                count += count % 2 if few else 0  # and one of zeros
-                output, total = np.zeros((count, dim), np.float32), np.zeros(count, np.float32)
-                if few:
-                    query = np.empty((count, dim), np.float32)
-                    _ask(item, head, groups, states, angles, scale, query, dim)
-                    _attend_few(item, head, groups, query, stores, sight, output, total, dim)
-                else:
-                    asked, packed = np.empty((count, dim), part), np.empty(words, whole)
-                    _ask(item, head, groups, states, angles, one, asked, dim)
-                    attend_many(
-                        item, head, groups, asked, packed, stores, sight, scale, output, total, dim
-                    )
-                _give(item, head, groups, output, total, out, dim)
+                _attend(
+                    item, head, groups, few, states, angles, scale, room, stores, sight, out, dim
+                )
             unit = take(fields)
 
     return compiled(kernel)
