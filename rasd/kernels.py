@@ -1,4 +1,4 @@
-"""The hot loops of `rasd.tree` and `rasd.trie`, compiled: a step runs them for every sequence.
+"""The hot loops over trees and tries, and of draws: a step runs them for every sequence. Compiled.
 
 Arrays are contiguous and of the types of `DraftTree`: others are compiled anew, which takes
 seconds. Nothing here is modified in place. Children of a node are chained: ``first`` holds the
@@ -6,6 +6,8 @@ newest child, ``following`` the one before it.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ Float32s = NDArray[np.float32]
 Float64s = NDArray[np.float64]
 UInt8s = NDArray[np.uint8]
 Bools = NDArray[np.bool_]
+_INFINITE: Final = 0x7F80  # bits of bf16's infinity: above there are no numbers
 Arrays = tuple[Int32s, Int32s, Float32s, UInt8s]
 """Tokens, parents, scores and sources of a tree."""
 
@@ -32,6 +35,8 @@ def warm_up() -> None:
     below(none, none, none, 1, 1, 1.0, 1, 1)
     depths(one - 1)
     is_forest(one, one - 1, 1)
+    reach(one, one - 1, 1, 1)
+    largest(np.zeros(1, np.int16))
 
 
 @compiled
@@ -190,3 +195,50 @@ def is_forest(tokens: Int32s, parents: Int32s, vocabulary: int) -> bool:
             return False
         following[node], first[parent] = first[parent], node
     return True
+
+
+@compiled
+def reach(tokens: Int32s, parents: Int32s, decided: int, vocabulary: int) -> tuple[int, int]:
+    """How deep a work's deepest node is, and -1; what is wrong if the second is a node.
+
+    Returns:
+        (0, node) where a token does not exist, (1, node) where a node hangs wrongly: the first
+        ``decided`` nodes are a chain, and the others hang from its end.
+    """
+    deep, deepest = np.zeros(len(parents), np.int32), 0
+    for node in range(len(parents)):
+        if not 0 <= tokens[node] < vocabulary:
+            return 0, node
+        parent = parents[node]
+        if node < decided and parent != node - 1:
+            return 1, node
+        if node >= decided and not decided - 1 <= parent < node:
+            return 1, node
+        if parent >= 0:
+            deep[node] = deep[parent] + 1
+            deepest = max(deepest, deep[node])
+    return deepest, -1
+
+
+@compiled
+def largest(bits: NDArray[np.int16]) -> int:
+    """Place of the first largest of bf16 numbers, given as bits; what is no number is largest."""
+    top, most = np.int16(-32768), np.int16(0)
+    for value in bits:
+        top = max(top, _ordered(value))
+        most = max(most, np.int16(value & 0x7FFF))
+    for place in range(len(bits)):
+        if most > _INFINITE:
+            if bits[place] & 0x7FFF > _INFINITE:
+                return place
+        elif _ordered(bits[place]) == top:
+            return place
+    return 0
+
+
+@compiled
+def _ordered(bits: np.int16) -> np.int16:
+    """An integer that is larger if the number is; the two zeros are one."""
+    if bits < 0:
+        return np.int16(-(bits & 0x7FFF))
+    return bits

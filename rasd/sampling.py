@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rasd import kernels
 from rasd.params import SamplingParams
 from rasd.stages import Logprobs
 from rasd.tree import Int32s
@@ -53,9 +54,9 @@ class Draws:
         Args:
             logits: float[V], not modified.
         """
-        row = logits.float()  # exact, and arg-max of bfloat16 takes a slow path on CPUs
         if self.plain_greedy:
-            return int(row.argmax())
+            return _largest(logits)
+        row = logits.float()
         if self.params.reshapes_logits:
             row = self._reshape(row.clone(), path)
         if self.params.greedy:
@@ -139,6 +140,13 @@ def logprobs_of(logits: Tensor, token: int, top: int) -> Logprobs:
     logprobs = torch.log_softmax(logits.float(), -1)
     values, ids = logprobs.topk(min(top, len(logprobs)))
     return Logprobs(float(logprobs[token]), ids.to(torch.int32).cpu().numpy(), values.cpu().numpy())
+
+
+def _largest(row: Tensor) -> int:
+    """The first of the largest. torch's own takes a slow path for bfloat16 on CPUs."""
+    if row.dtype == torch.bfloat16 and row.device.type == "cpu":
+        return kernels.largest(row.view(torch.int16).numpy())
+    return int(row.argmax())
 
 
 def _stable_order(scaled: Tensor) -> Tensor:

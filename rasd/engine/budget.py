@@ -16,7 +16,8 @@ from typing import Final
 import numpy as np
 
 from rasd.config import SpeculationConfig
-from rasd.engine.cost import CostTable, Float64s
+from rasd.engine import kernels_cost
+from rasd.engine.cost import SIZES, CostTable
 from rasd.engine.gains import DraftGains, Prospects, RecentGains, Trust
 from rasd.engine.round import Round
 from rasd.tree import CORPUS, PROMPT, DraftTree, Float32s
@@ -69,6 +70,7 @@ class Budget:
     """
 
     def __init__(self, config: SpeculationConfig, clock: Callable[[], float]) -> None:
+        kernels_cost.warm_up()
         self.fixed = config.budget == "fixed"
         self.draft = Prospects(4e-3, 8, share=5e-3, least=1 / 8)
         self.draft_gains = DraftGains()
@@ -156,41 +158,27 @@ class Budget:
     def nodes(self, rounds: Sequence[Round], load: Load) -> list[int]:
         """How many of its best nodes each round's tree keeps. Updates the price.
 
-        A round's limit holds; what has no tree keeps none.
+        A round's limit holds; what has no tree keeps none. Prompts that enter in the same step make
+        it longer, but tokens no dearer: that time is spent anyway. So what a token is worth is what
+        it costs without them.
         """
         best = [self._best(each) for each in rounds]
         if self.fixed:
             return [len(each) for each in best]
-        together = np.concatenate(best) if best else np.zeros(0, np.float32)
-        order = np.argsort(-together, kind="stable")
-        tokens = max(load.gaining, 1) + np.concatenate(
-            ([0.0], np.cumsum(together[order], dtype=np.float64))
-        )
-        count = self._best_count(load, tokens)
-        owners = np.repeat(np.arange(len(best)), [len(each) for each in best])
-        kept: list[int] = np.bincount(owners[order[:count]], minlength=len(best)).tolist()
-        return kept
-
-    def _best_count(self, load: Load, tokens: Float64s) -> int:
-        """Of float64[N + 1], tokens by the number of nodes, the place that pays most.
-
-        Prompts that enter in the same step make it longer, but tokens no dearer: that time is
-        spent anyway. So what a token is worth is what it costs without them.
-        """
-        more = np.arange(len(tokens), dtype=np.float64)
         alone = max(min(load.rows, load.gaining), 1)
-        sunk_s = 0.0 if self._since_s is None else self._clock() - self._since_s
-        seconds = self._verify.at(alone + more, load.slots) + sunk_s
-        count = int(np.argmax(tokens / np.maximum(seconds, 1e-9)))
-        token_s = max(float(seconds[count] / tokens[count]), 1e-9)
         rows = max(load.rows, 1)
-        if rows > alone:
-            seconds = self._verify.at(rows + more, load.slots)
-            count = int(np.argmax(tokens * token_s - seconds))
-        ahead = max(float(count), _AHEAD)
+        kept, token_s = kernels_cost.share(
+            np.concatenate(best) if best else _NOTHING,
+            np.asarray([len(each) for each in best], np.int64),
+            (self._verify.curve(load.slots), SIZES),
+            (float(alone), float(rows), float(max(load.gaining, 1))),
+            0.0 if self._since_s is None else self._clock() - self._since_s,
+        )
+        ahead = max(float(kept.sum()), _AHEAD)
         more_s = self._verify.one(rows + ahead, load.slots) - self._verify.one(rows, load.slots)
         self.price = Price(token_s, more_s / ahead / token_s)
-        return count
+        counts: list[int] = kept.tolist()
+        return counts
 
     def verify_s(self, rows: int, slots: int) -> float:
         """Seconds that a verify takes."""
@@ -198,15 +186,19 @@ class Budget:
 
     def promise(self, each: Round) -> float:
         """Tokens that the best nodes of a round's tree bring beyond their price."""
+        if each.tree is None:
+            return 0.0
         price = 0.0 if self.price is None else self.price.node
-        return float(np.maximum(self._best(each) - price, 0.0).sum())
+        return kernels_cost.promise(each.tree.scores, each.limit, self._trust(each), price)
 
     def _best(self, each: Round) -> Float32s:
         """The scores of nodes that may be kept, in their order, as far as they are trusted."""
         if each.tree is None:
             return _NOTHING
-        trust = self.trust.of(each.handle, each.proposals.draft is not None)
-        return _best(each.tree.scores, each.limit) * np.float32(trust)
+        return kernels_cost.best(each.tree.scores, each.limit, self._trust(each))
+
+    def _trust(self, each: Round) -> float:
+        return self.trust.of(each.handle, each.proposals.draft is not None)
 
     # --- what sources brought -------------------------------------------------------------------
 
@@ -278,15 +270,3 @@ def _picked(
     handles = [each.handle for each in rounds]
     chosen = set(prospects.choose(handles, gains, price.token_s, once_s))
     return [each for each in rounds if each.handle in chosen]
-
-
-def _best(scores: Float32s, limit: int) -> Float32s:
-    """The scores of nodes that a tree may keep, in the order of the nodes."""
-    below = scores[1:]
-    if len(below) <= limit:
-        return below
-    if limit < 1:
-        return below[:0]
-    kept = np.argsort(-below, kind="stable")[:limit]
-    kept.sort()
-    return below[kept]

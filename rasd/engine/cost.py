@@ -6,26 +6,21 @@ a pause no more than a slow call. The newest count most. Knows no stage and no c
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rasd.engine import kernels_cost
 
 Float64s = NDArray[np.float64]
 
 SIZES: Final = np.asarray([1, 2, 3, *(base << i for i in range(11) for base in (4, 6))], np.float64)
 """Sizes that are kept; between them cost is a line, beyond the last it is in proportion."""
 
-_SIZES: Final[list[float]] = SIZES.tolist()
 _READS: Final = 512
 _COLUMNS: Final = 10
-_SLOWER, _FASTER = 0.1, 0.2
-_BOUND: Final = 1.5
-_ELSEWHERE: Final = 0.25
-_KNOWN: Final = 10.0
 _UNKNOWN: Final = 0.05
-_FORGET: Final = 0.97
 
 
 class CostTable:
@@ -48,27 +43,21 @@ class CostTable:
         self._near = np.maximum(0.8 ** np.abs(places[:, None] - places[None, :]), 0.25)
         self._met = np.zeros(columns, np.bool_)  # columns with measurements
         self._curves: dict[int, Float64s] = {}
-        self._lists: dict[int, list[float]] = {}  # the same, for single sizes
         self.measured = False
 
     def observe(self, size: float, slots: float, seconds: float) -> None:
         """One call took ``seconds``."""
         if size < 1 or seconds <= 0:
             return
-        column, place = self._column(slots), _nearest(size)
+        column = self._column(slots)
         if not self._met[column]:
             self._open(column)
-        ratio = seconds / float(np.interp(size, SIZES, self._seconds[column]))
-        known = float(self._known[column, place])
-        if self.measured:
-            ratio = min(max(ratio, 1 / _BOUND), _BOUND)
-        rate = max(min(1 / (1 + known), 0.5), _FASTER if ratio < 1 else _SLOWER) if known else 1.0
-        self._move(column, place, rate * (ratio - 1))
-        self._known *= _FORGET
-        self._known[column, place] = min(known + 1, _KNOWN)
-        self.measured = self._met[column] = True
+        table = (self._seconds, self._known, self._met)
+        kernels_cost.observe(
+            table, SIZES, self._near, column, float(size), float(seconds), self.measured
+        )
+        self.measured = True
         self._curves.clear()
-        self._lists.clear()
 
     def _open(self, column: int) -> None:
         """Begins with what is known of calls that read about as much."""
@@ -77,21 +66,13 @@ class CostTable:
             self._seconds[column] = self._seconds[known]
             self._known[column] = self._known[known] / 4
 
-    def _move(self, column: int, place: int, change: float) -> None:
-        """Moves an entry, and with it others of the same column more than those of others."""
-        shares = np.full(self._known.shape, _ELSEWHERE)
-        shares[column] = self._near[place] if self._met[column] else 1.0
-        shares /= 1 + 4 * self._known
-        shares[column, place] = 1.0
-        self._seconds *= 1 + change * shares
-
     def curve(self, slots: float) -> Float64s:
         """float64[len(SIZES)]: seconds at `SIZES`, ascending."""
         column = self._column(slots)
         found = self._curves.get(column)
         if found is None:
             nearest = self._nearest(column)
-            found = _ascending(self._seconds[nearest], self._known[nearest] + _UNKNOWN)
+            found = kernels_cost.ascending(self._seconds[nearest], self._known[nearest] + _UNKNOWN)
             self._curves[column] = found
         return found
 
@@ -103,16 +84,8 @@ class CostTable:
         return np.asarray(np.interp(sizes, SIZES, curve) * beyond)
 
     def one(self, size: float, slots: float = 0.0) -> float:
-        """Seconds of a call of this size, at least 1: as `at`, in a tenth of its time."""
-        column = self._column(slots)
-        curve = self._lists.get(column)
-        if curve is None:
-            curve = self._lists[column] = self.curve(slots).tolist()
-        above = bisect_right(_SIZES, size)
-        if above == len(_SIZES):
-            return curve[-1] * size / _SIZES[-1]
-        part = (size - _SIZES[above - 1]) / (_SIZES[above] - _SIZES[above - 1])
-        return curve[above - 1] + part * (curve[above] - curve[above - 1])
+        """Seconds of a call of this size, at least 1: as `at`, in a fraction of its time."""
+        return kernels_cost.one(self.curve(slots), SIZES, float(size))
 
     def _nearest(self, column: int) -> int:
         """The column itself or the nearest that was measured, the lower of two."""
@@ -155,26 +128,3 @@ class Credit:
         """What was tried paid; ``back_s`` of what it cost may be spent again."""
         self._patience = 1.0
         self._saved_s += back_s
-
-
-def _ascending(values: Float64s, weights: Float64s) -> Float64s:
-    """The nearest values that never fall; where they do, neighbours share their mean."""
-    blocks: list[tuple[float, float, int]] = []  # mean, weight, entries
-    for value, weight in zip(values.tolist(), weights.tolist(), strict=True):
-        mean, sum_, count = value, weight, 1
-        while blocks and blocks[-1][0] > mean:
-            other, its, entries = blocks.pop()
-            mean = (other * its + mean * sum_) / (its + sum_)
-            sum_, count = its + sum_, entries + count
-        blocks.append((mean, sum_, count))
-    return np.repeat([block[0] for block in blocks], [block[2] for block in blocks])
-
-
-def _nearest(size: float) -> int:
-    """Index of the size kept that is nearest in proportion."""
-    place = int(np.searchsorted(SIZES, size))
-    if place == len(SIZES):
-        return place - 1
-    if place and size * size < SIZES[place] * SIZES[place - 1]:
-        return place - 1
-    return place

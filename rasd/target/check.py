@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rasd import kernels
 from rasd.stages import TargetInfo, Work
-from rasd.tree import Int32s, depths
+from rasd.tree import Int32s
 
 
 def fault_of(work: Work, length: int, info: TargetInfo) -> str:
@@ -19,12 +20,12 @@ def fault_of(work: Work, length: int, info: TargetInfo) -> str:
     nodes = len(work.tokens)
     if nodes == 0 or len(work.parents) != nodes or not 1 <= work.decided <= nodes:
         return f"{nodes} tokens, {len(work.parents)} parents, {work.decided} of them decided"
-    wrong = (work.tokens < 0) | (work.tokens >= info.vocabulary)
-    if wrong.any():
-        return f"token {int(work.tokens[wrong][0])} is not in the vocabulary of {info.vocabulary}"
-    if not _is_tree(work):
+    deepest, wrong = kernels.reach(work.tokens, work.parents, work.decided, info.vocabulary)
+    if wrong >= 0 and deepest == 0:
+        return f"token {int(work.tokens[wrong])} is not in the vocabulary of {info.vocabulary}"
+    if wrong >= 0:
         return "the decided nodes must be a chain, and the others hang from its end"
-    reach = length + int(depths(work.parents).max()) + 1
+    reach = length + deepest + 1
     if reach > info.max_positions:
         return f"the model has {info.max_positions} positions; this step needs {reach}"
     return ""
@@ -52,14 +53,6 @@ def lacking(work: Work, held: int) -> Work | None:
         return None
     parents = np.maximum(work.parents[held:] - held, -1)
     return Work(work.sequence, work.tokens[held:], parents, work.decided - held, work.draw)
-
-
-def _is_tree(work: Work) -> bool:
-    order = np.arange(len(work.parents))
-    chain = work.parents[: work.decided] == order[: work.decided] - 1
-    below = work.parents[work.decided :]
-    hangs = (below >= work.decided - 1) & (below < order[work.decided :])
-    return bool(chain.all() and hangs.all())
 
 
 def fault_of_bias(bias: Sequence[int], vocabulary: int) -> str:
