@@ -7,8 +7,6 @@ newest child, ``following`` the one before it.
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,7 +18,10 @@ Float32s = NDArray[np.float32]
 Float64s = NDArray[np.float64]
 UInt8s = NDArray[np.uint8]
 Bools = NDArray[np.bool_]
-_INFINITE: Final = 0x7F80  # bits of bf16's infinity: above there are no numbers
+# Of bf16's bits, as int16, which keeps loops in narrow vectors: the sign's place, the others, those
+# of infinity, above which there are no numbers, and the sign alone.
+_SIGN, _REST = np.int16(15), np.int16(0x7FFF)
+_INFINITE, _LEAST = np.int16(0x7F80), np.int16(-0x8000)
 Arrays = tuple[Int32s, Int32s, Float32s, UInt8s]
 """Tokens, parents, scores and sources of a tree."""
 
@@ -223,22 +224,19 @@ def reach(tokens: Int32s, parents: Int32s, decided: int, vocabulary: int) -> tup
 @compiled
 def largest(bits: NDArray[np.int16]) -> int:
     """Place of the first largest of bf16 numbers, given as bits; what is no number is largest."""
-    top, most = np.int16(-32768), np.int16(0)
-    for value in bits:
-        top = max(top, _ordered(value))
-        most = max(most, np.int16(value & 0x7FFF))
+    top, most = _LEAST, np.int16(0)
+    for place in range(len(bits)):  # not over the values: only this becomes a loop over vectors
+        value = bits[place]
+        top = max(top, np.int16(value ^ ((value >> _SIGN) & _REST)))  # in the order of the numbers
+        most = max(most, np.int16(value & _REST))
+    one = other = np.int16(top ^ ((top >> _SIGN) & _REST))
+    if top == 0 or top == -1:  # the two zeros
+        one, other = np.int16(0), _LEAST
     for place in range(len(bits)):
+        value = bits[place]
         if most > _INFINITE:
-            if bits[place] & 0x7FFF > _INFINITE:
+            if value & _REST > _INFINITE:
                 return place
-        elif _ordered(bits[place]) == top:
+        elif value == one or value == other:
             return place
     return 0
-
-
-@compiled
-def _ordered(bits: np.int16) -> np.int16:
-    """An integer that is larger if the number is; the two zeros are one."""
-    if bits < 0:
-        return np.int16(-(bits & 0x7FFF))
-    return bits
