@@ -105,8 +105,12 @@ def test_a_promise_is_acceptance_over_costs() -> None:
 
 
 def test_overhead_of_a_step_leaves_its_draft_out() -> None:
-    parts = {"step": 15.0, "draft": 4.0, "forward": 10.0}
-    rows = [row("rasd", 1, task=task, parts=parts) for task in TASKS]
+    forwards = (10.0, 10.0, 20.0, 5.0)
+    drafts = (4.0, 19.0, 1.0, 7.0)  # within a row, whatever the others are
+    rows = [
+        row("rasd", 1, task=task, parts={"step": 1.1 * f + d, "draft": d, "forward": f})
+        for task, f, d in zip(TASKS, forwards, drafts, strict=True)
+    ]
     assert step_overhead(Table(rows), "rasd") == pytest.approx(1.1)
 
 
