@@ -25,6 +25,7 @@ from rasd.tree import CORPUS, PROMPT, DraftTree, Float32s
 _AHEAD: Final = 8.0
 """Nodes over which the price of a node is averaged, at least."""
 _MANY: Final = 64  # tokens told, from which on reading them can be told from drafting
+_TASTE: Final = 0.015  # of the time that a sequence will take, for its first draft
 _LIFE: Final = 64.0  # drafts over which the cost of reading a text is spread, at most
 _KINDS: Final = (PROMPT, CORPUS)
 _NOTHING: Final = np.zeros(0, np.float32)
@@ -238,6 +239,7 @@ class Budget:
         if self.fixed or self.rehearses or self.price is None:
             return [*rounds]
         gains, once_s, token_s = [], {}, self.price.token_s
+        spare_s = {each.handle: _TASTE * each.sequence.remaining * token_s for each in rounds}
         for each in rounds:
             gain = self.draft_gains.expected(each.tenant, each.handle, each.without, batch)
             new = each.untold
@@ -247,7 +249,7 @@ class Budget:
                     once_s[each.handle] / token_s / min(max(each.sequence.remaining, 2) / 2, _LIFE)
                 )
             gains.append(gain)
-        return _picked(self.draft, rounds, gains, self.price, once_s)
+        return _picked(self.draft, rounds, gains, self.price, once_s, spare_s)
 
     def retrieved_for(self, kind: int, rounds: Sequence[Round], *, ahead: bool) -> list[Round]:
         """Of the rounds those for which it pays to ask a retriever; ``ahead`` behind nodes."""
@@ -265,8 +267,8 @@ def _picked(
     rounds: Sequence[Round],
     gains: Sequence[float],
     price: Price,
-    once_s: Mapping[int, float] | None = None,
+    *extra: Mapping[int, float],
 ) -> list[Round]:
     handles = [each.handle for each in rounds]
-    chosen = set(prospects.choose(handles, gains, price.token_s, once_s))
+    chosen = set(prospects.choose(handles, gains, price.token_s, *extra))
     return [each for each in rounds if each.handle in chosen]

@@ -44,11 +44,13 @@ class Prospects:
         gains: Sequence[float],
         token_s: float,
         once_s: Mapping[int, float] | None = None,
+        spare_s: Mapping[int, float] | None = None,
     ) -> list[int]:
         """Those of the handles to ask for, if a token is worth ``token_s``.
 
         Args:
             once_s: what asking for some costs beside, this time only; gains are less it already.
+            spare_s: what may be spent on the first question for one, whatever others brought.
         """
         if not handles:
             return []
@@ -68,10 +70,30 @@ class Prospects:
             self._tried.clear()
         rest = [handles[i] for i in order[count:]]
         self._dearest_s = max((once_s or {}).values(), default=0.0)
-        chosen += self._try(rest, count, once_s or {})
+        new = self._new(rest, count, once_s or {}, spare_s or {})
+        chosen += new or self._try(rest, count, once_s or {})
         for handle in chosen:
             self._asked[handle] = self._turn
         return chosen
+
+    def _new(
+        self,
+        rest: list[int],
+        chosen: int,
+        once_s: Mapping[int, float],
+        spare_s: Mapping[int, float],
+    ) -> list[int]:
+        """One of the rest that was never asked for, if what may be spent on it is enough.
+
+        A sequence may be of another kind than those before it, and only an answer can tell.
+        """
+        cost_s = self.cost.one(chosen + 1) - (self.cost.one(chosen) if chosen else 0.0)
+        for handle in rest:
+            if handle not in self._asked and cost_s + once_s.get(handle, 0.0) <= spare_s.get(
+                handle, 0.0
+            ):
+                return [handle]
+        return []
 
     def _try(self, rest: list[int], chosen: int, once_s: Mapping[int, float]) -> list[int]:
         """Of the rest those that were not asked for longest, if time is saved for them.

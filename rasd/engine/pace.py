@@ -48,9 +48,11 @@ class Stepped:
 
 @dataclass(slots=True)
 class _Purse:
-    """Time won by speculating, in plain steps; ``ratio`` of a plain step to its verify."""
+    """Time won by speculating, in plain steps, and what of it was lent; ``ratio`` of a plain step
+    to its verify."""
 
     won: float = _FIRST
+    owed: float = 0.0
     ratio: float = 1.0
     paused: bool = False
 
@@ -73,6 +75,22 @@ class Pace:
                 return used
         return 0
 
+    def welcome(self, kinds: int, gaining: int, tokens: int) -> None:
+        """A sequence of so many tokens begins: what will be saved in its time may be spent at once.
+
+        It may be of another kind than those before it.
+
+        Args:
+            kinds: sources that what runs may use; gaining: sequences that share its steps.
+        """
+        for used in {kinds, kinds & ~DRAFT} - {0}:
+            purse = self._of(used, gaining)
+            loan = min(_SHARE * tokens / max(gaining, 1) - purse.owed, _STAKE - purse.won)
+            if purse.paused and loan > 0:
+                purse.won += loan
+                purse.owed += loan
+                purse.paused = purse.won < _STAKE
+
     def stepped(self, step: Stepped) -> None:
         """A step is over."""
         if step.gaining == 0 or step.plain_s <= 0:
@@ -82,7 +100,8 @@ class Pace:
             if used == step.used:
                 _win(purse, step)
             elif purse.paused:
-                purse.won = min(purse.won + _SHARE, _MOST)
+                purse.won = min(purse.won + _SHARE - min(purse.owed, _SHARE), _MOST)
+            purse.owed = max(purse.owed - _SHARE, 0.0)
             if not step.used:
                 ratio = min(max(step.seconds / step.plain_s, 1 / _BOUND), _BOUND)
                 purse.ratio += _RATE * (ratio - purse.ratio)

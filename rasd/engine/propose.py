@@ -76,6 +76,7 @@ class Proposer:
         self._rounds: dict[int, Round] = {}
         self._spent_s = dict.fromkeys((DRAFT, PROMPT, CORPUS), 0.0)  # for the rounds
         self._pace = Pace()
+        self._new: list[Sequence] = []  # of which the pace was not told yet
         self._told = 0  # tokens that the drafter reads before it drafts
         self._kinds = 0  # sources that what runs may use
         self._used = 0  # those of them that may be asked for the next step
@@ -111,6 +112,7 @@ class Proposer:
 
     def admit(self, sequence: Sequence) -> None:
         """It has a new handle."""
+        self._new.append(sequence)
         for kind, retrieving in self._retrieving.items():
             if self.uses(sequence) & kind:
                 retrieving.tell(sequence)
@@ -146,6 +148,9 @@ class Proposer:
         for each in running:
             kinds |= self.uses(each)
         self._kinds = kinds
+        for each in self._new:
+            self._pace.welcome(kinds, load.gaining, each.remaining)
+        self._new.clear()
         self._used = self._pace.allowed(kinds, load.gaining) if self.weighs else kinds
         rounds = map(self._round, running if self._used else ())
         self._rounds = {each.handle: each for each in rounds if each.limit > 0}

@@ -40,6 +40,16 @@ def test_what_does_not_pay_is_tried_less_and_less() -> None:
     assert asking.choose([1], [1.0], token_s=10e-3) == [1]
 
 
+def test_a_new_sequence_is_asked_for_once_if_it_is_long_enough() -> None:
+    asking = prospects()  # one costs 5 ms
+    for step in range(300):  # nothing is saved any more
+        asking.choose([step], [0.0], token_s=10e-3)
+    assert asking.choose([1000], [0.0], 10e-3, None, {1000: 4e-3}) == []
+    assert asking.choose([1000, 1001], [0.0] * 2, 10e-3, None, {1001: 6e-3}) == [1001]
+    assert asking.choose([1000, 1001], [0.0] * 2, 10e-3, None, {1001: 6e-3}) == []
+    assert asking.choose([1002], [0.0], 10e-3, {1002: 2e-3}, {1002: 6e-3}) == []
+
+
 def test_all_take_turns_at_being_tried() -> None:
     asking = prospects(1e-4, 1e-5)
     tried: set[int] = set()

@@ -63,6 +63,25 @@ def test_it_comes_back_when_it_pays_again() -> None:
     assert play(pace, 100, speed=2.0, overhead=1.2) > 1.5
 
 
+def test_a_new_sequence_is_looked_at_for_a_share_of_its_time() -> None:
+    pace = Pace()
+    play(pace, 400, speed=1.0, overhead=1.5, batch=1)
+    while pace.allowed(KINDS, 1):
+        play(pace, 1, speed=1.0, overhead=1.5, batch=1)
+    pace.welcome(KINDS, 1, 10)
+    assert not pace.allowed(KINDS, 1)  # too short to pay for a try
+    pace.welcome(KINDS, 1, 128)
+    assert pace.allowed(KINDS, 1)
+    assert play(pace, 128, speed=3.0, overhead=1.5, batch=1) > 1.9
+    slow = Pace()
+    play(slow, 400, speed=1.0, overhead=1.5, batch=1)
+    rates = []
+    for _ in range(20):
+        slow.welcome(KINDS, 1, 128)
+        rates.append(play(slow, 128, speed=1.0, overhead=1.5, batch=1))
+    assert sum(rates) / len(rates) > 0.98
+
+
 def test_other_batches_are_judged_alone() -> None:
     pace = Pace()
     play(pace, 100, speed=1.0, overhead=2.0, batch=16)
