@@ -3,13 +3,19 @@
 Questions are the 16 tokens before random places of held-out text; an answer has up to 64 nodes,
 10 deep, behind the longest suffix of 16 to 2 tokens. *Right tokens* is how many of the tokens that
 truly follow lie on one path of an answer. Stores are built through `CorpusWriter` as the service
-builds them, served by real shard actors, and warm. Times are medians over rounds that alternate
-between the systems; the memory of a process is what belongs to no file.
+builds them, served by real shard actors, and warm.
+
+In every round each peer builds its store and answers all questions, and ours is asked in a process
+of its own and through the actors, with the shards started anew; text is added in as many rounds.
+Numbers are medians over rounds, with the least and the most of them beside (``spread``). Only
+building is told of one time for ours: a store is kept. Memory is what belongs to no file, so
+beyond the page cache: of the process that is asked, and of the largest shard actor.
 
     python -m benchmarks.datastore --peers /path/to/peers/bin/python
 
-where that environment holds ``draftretriever==0.1.1``, and ``arctic-inference==0.1.1`` installed
-with ``--no-deps``. Text and stores are kept below ``--place`` and used again.
+where that environment holds ``draftretriever==0.1.1``, which on PyPI is ADED's store and not
+REST's, and ``arctic-inference==0.1.1`` installed with ``--no-deps``. Text and stores are kept
+below ``--place`` and used again.
 """
 
 from __future__ import annotations
@@ -18,6 +24,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import RESULTS, save
-from benchmarks.datastore_plot import plot
+from benchmarks.datastore_plot import SYSTEMS, plot
 from benchmarks.datastore_service import actor_times, ingest_times
 from benchmarks.datastore_store import build
 from benchmarks.texts import Tokens, tokenized
@@ -34,6 +41,8 @@ from benchmarks.texts import Tokens, tokenized
 CORPUS_TOKENS = 105_000_000
 SIZES = (1_000_000, 10_000_000, 100_000_000)
 SHARDS = (1, 2, 4)
+PEERS = ("aded", "arctic")
+PARTS = ("sizes", "ingest")
 _PEERS = Path(__file__).with_name("datastore_peers.py")
 
 
@@ -51,24 +60,25 @@ def measure_sizes(text: Tokens, places: np.ndarray, options: argparse.Namespace)
     """Ours, the peers and the actors, size by size; systems take turns."""
     questions = options.place / "questions.npy"
     np.save(questions, places)
-    result: dict[str, Any] = {"ours": {}, "rest": {}, "arctic": {}, "actors": {}}
+    result: dict[str, Any] = {"ours": {}, **{peer: {} for peer in PEERS}, "actors": {}}
     for size in options.sizes:
         root = options.place / f"store-{size}"
         built = build(root, text, size)
-        ours: list[dict[str, Any]] = []
+        told: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        actors: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
         for _ in range(options.rounds):
-            ours.append(ask_ours(options.place, root, questions))
-            for peer in ("rest", "arctic") if options.peers else ():
-                told = result[peer].setdefault(size, [])
-                if not any("failed" in one for one in told):  # once is enough
-                    told.append(ask_peer(options.peers, peer, options.place, size, questions))
-                    Console().print(size, peer, told[-1])
-        result["ours"][size] = {**built, **median(ours)}
-        Console().print(size, result["ours"][size])
-        result["actors"][size] = {n: actor_times(root, text, places, n) for n in SHARDS}
+            told["ours"].append(ask_ours(options.place, root, questions))
+            for peer in PEERS if options.peers else ():
+                if not any("failed" in one for one in told[peer]):  # once is enough
+                    told[peer].append(ask_peer(options.peers, peer, options.place, size, questions))
+            for shards in SHARDS:
+                actors[shards].append(actor_times(root, text, places, shards))
+            Console().print(size, {system: rounds[-1] for system, rounds in told.items()})
+        for system, rounds in told.items():
+            result[system][size] = median(rounds)
+        result["ours"][size] = {**built, **result["ours"][size]}
+        result["actors"][size] = {shards: median(rounds) for shards, rounds in actors.items()}
         Console().print(size, result["actors"][size])
-    for peer in ("rest", "arctic"):
-        result[peer] = {size: median(rounds) for size, rounds in result[peer].items()}
     return result
 
 
@@ -102,13 +112,16 @@ def table(result: dict[str, Any]) -> Table:
         "build_tokens_per_s": "built/s",
         "bytes_per_token": "B/tok",
         "anonymous_mb": "MB",
+        "resident_mb": "actor MB",
     }
     shown = Table(title="Datastore beside its peers", box=None, pad_edge=False)
     shown.add_column("tokens")
     for name in columns.values():
         shown.add_column(name, justify="right")
-    for system in ("ours", "rest", "arctic"):
+    for system in SYSTEMS:
         for size, numbers in result[system].items():
+            if system == "ours":
+                numbers = numbers | {"resident_mb": result["actors"][size]["1"]["resident_mb"]}
             values = [numbers.get(key) for key in columns]
             cells = ["-" if v is None else f"{v:,.3g}" if v < 1e3 else f"{v:,.0f}" for v in values]
             shown.add_row(f"{system} {int(size) // 1_000_000}M", *cells)
@@ -128,25 +141,27 @@ def main() -> None:
     parser.add_argument(
         "--parts",
         nargs="+",
-        choices=["sizes", "ingest"],
-        default=["sizes", "ingest"],
+        choices=PARTS,
+        default=PARTS,
         help="measure these; the other stays as it was last time",
     )
     options = parser.parse_args()
     text = tokenized(options.place, CORPUS_TOKENS)
     places = np.random.default_rng(0).integers(16, len(text.held) - 10, options.questions)
     last = RESULTS / "datastore.json"
-    result: dict[str, Any] = json.loads(last.read_text()) if last.exists() else {}
+    whole = {*options.parts} == {*PARTS}
+    result: dict[str, Any] = json.loads(last.read_text()) if last.exists() and not whole else {}
     if "sizes" in options.parts:
         result["settings"] = {"questions": options.questions, "rounds": options.rounds}
         result |= measure_sizes(text, places, options)
     if "ingest" in options.parts:
-        result["ingest"] = ingest_times(options.place, text, places)
+        rounds = [ingest_times(options.place, text, places) for _ in range(options.rounds)]
+        result["ingest"] = {"rounds": options.rounds, **median(rounds)}
         Console().print(result["ingest"])
     path = save("datastore", {key: part for key, part in result.items() if key != "machine"})
     kept = json.loads(path.read_text())
     plot(kept, path.with_suffix(".png"))
-    Console().print(table(kept))
+    Console(width=100).print(table(kept))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """One peer, one size: builds its store from the benchmark's tokens and answers its questions.
 
-Runs in an environment of its own that holds ``draftretriever==0.1.1`` (REST's store) or
+Runs in an environment of its own that holds ``draftretriever==0.1.1`` or
 ``arctic-inference==0.1.1`` (``pip install --no-deps``; `SuffixDecodingCache`) and numpy, and
-needs nothing of this project. Prints one JSON object. Questions are asked as each project's own
-caller does: REST tries suffixes of 16 to 2 tokens one after another with k = 5000 and 64 choices,
-10 tokens deep; Arctic's tree is 26 deep, so that 16 matched tokens have 10 behind them, and is
-asked for 64 tokens as a tree, without its limits by match length and probability.
+needs nothing of this project. Prints one JSON object.
+
+`draftretriever` has the name of REST's store, but on PyPI it is ADED's: a matrix of tri-grams that
+Monte Carlo tree search walks. It looks at the last two tokens, answers up to four tokens deep
+whatever is asked for, and is asked once, for 64 choices. Arctic's tree is 26 deep, so that 16
+matched tokens have 10 behind them, and is asked for 64 tokens as a tree, without its limits by
+match length and probability.
 """
 
 import argparse
@@ -17,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-SUFFIX_MAX, SUFFIX_MIN, DEPTH, NODES, HITS = 16, 2, 10, 64, 5000
+SUFFIX_MAX, DEPTH, NODES = 16, 10, 64
 
 
-def rest(documents, path):
+def aded(documents, path):
     """Build seconds, bytes on disk, and a function from a tail to an answer.
 
     An answer is its number of nodes, and a function that lists its paths.
@@ -36,17 +39,14 @@ def rest(documents, path):
     reader = draftretriever.Reader(str(path))
 
     def ask(tail):
-        for length in range(SUFFIX_MAX, SUFFIX_MIN - 1, -1):
-            found = reader.search(tail[-length:], k=HITS, choices=NODES, long=DEPTH)
-            if len(found[0]):
-                return len(found[2]) - 1, found[0].copy  # the root is no node
-        return 0, list
+        found = reader.search(tail, choices=NODES)
+        return max(len(found[2]) - 1, 0), found[0].copy  # the root is no node
 
     return built, os.path.getsize(path), lambda tail: ask(tail.tolist())
 
 
 def arctic(documents, path):
-    """As `rest`; it lives in memory alone."""
+    """As `aded`; it lives in memory alone."""
     from arctic_inference.suffix_decoding.cache import SuffixDecodingCache
 
     start = time.perf_counter()
@@ -102,7 +102,7 @@ def anonymous_bytes():
 def main():
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("peer", choices=["rest", "arctic"])
+    parser.add_argument("peer", choices=["aded", "arctic"])
     parser.add_argument("place", type=Path, help="where tokens.npy, starts.npy and held.npy lie")
     parser.add_argument("tokens", type=int)
     parser.add_argument("questions", type=Path, help="npy file int[n]: places in held.npy")
@@ -122,7 +122,7 @@ def main():
     total = int(ends[count - 1])
     path = options.place / f"{options.peer}.index"
     try:
-        built, size, ask = {"rest": rest, "arctic": arctic}[options.peer](documents, path)
+        built, size, ask = {"aded": aded, "arctic": arctic}[options.peer](documents, path)
     except MemoryError:
         print(json.dumps({"failed": f"more than {options.memory_gib} GiB"}))
         return

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+SYSTEMS: Final = {
+    "ours": "RASD",
+    "aded": "draftretriever 0.1.1 (PyPI; ADED's tri-grams)",
+    "arctic": "Arctic SuffixDecodingCache",
+}
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
@@ -14,12 +20,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, (inside, outside) = plt.subplots(1, 2, figsize=(11, 5))
-    names = {
-        "ours": "RASD",
-        "rest": "draftretriever (REST)",
-        "arctic": "Arctic SuffixDecodingCache",
-    }
-    for system, name in names.items():
+    for system, name in SYSTEMS.items():
         measured = {int(k): v for k, v in result[system].items() if "p50_us" in v}
         if not measured:
             continue
@@ -45,7 +46,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         axes.grid(alpha=0.3)
     inside.set_yscale("log")
     inside.set_ylim(bottom=5)
-    inside.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0.0, -0.15), ncols=2)
+    inside.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0.0, -0.15))
     outside.set_ylim(bottom=0)
     outside.legend(fontsize=8)
     figure.tight_layout()
