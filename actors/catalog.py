@@ -41,6 +41,11 @@ class RemoteDatastore:
         """See `rasd.datastore.Catalog.corpora`."""
         return list(await self._ask("corpora"))
 
+    async def corpus(self, name: str) -> CorpusInfo:
+        """See `rasd.datastore.Catalog.corpus`."""
+        found: CorpusInfo = await self._ask("corpus", name)
+        return found
+
     async def create(self, name: str, partitions: int | None = None) -> CorpusInfo:
         """See `rasd.datastore.Catalog.create`."""
         made: CorpusInfo = await self._ask("create", name, partitions)
@@ -71,6 +76,10 @@ class RemoteDatastore:
     async def resolve(self, name: str, digests: Sequence[bytes]) -> list[str | None]:
         """See `rasd.datastore.Catalog.resolve`."""
         return list(await self._ask("resolve", name, list(digests)))
+
+    async def names(self) -> list[str]:
+        """See `rasd.datastore.Datastore.names`."""
+        return list(await self._ask("names"))
 
     async def status(self) -> DatastoreStatus:
         """See `rasd.datastore.Datastore.status`."""

@@ -34,10 +34,11 @@ from rasd.datastore import (
     Page,
     Scale,
     StoredDocument,
+    WriterInfo,
     Written,
 )
 from rasd.errors import ConfigError, InvalidRequest, NotFound, RasdError, Unavailable
-from rasd.retrieval.store.info import all_corpora
+from rasd.retrieval.store.info import all_corpora, corpus_info
 from rasd.text import load_tokenizer, tokenizer_hash
 
 _log = logging.getLogger(__name__)
@@ -47,8 +48,8 @@ LONG_POLL_S: Final = 2.0
 """Short, because Serve lets a call end before it asks us to go, even if its caller is gone."""
 
 METHODS: Final = (
-    *("corpora", "create", "drop", "add", "delete", "get", "page", "resolve"),
-    *("status", "scale"),
+    *("corpora", "corpus", "create", "drop", "add", "delete", "get", "page", "resolve"),
+    *("names", "status", "scale"),
 )
 """What `Datastore.call` calls."""
 
@@ -151,6 +152,14 @@ class Datastore:
             found = await asyncio.to_thread(all_corpora, self._root)
         return found
 
+    async def corpus(self, name: str) -> CorpusInfo:
+        """Read from the root while there is no writer."""
+        try:
+            found: CorpusInfo = await self._ask("corpus", name, deadline_s=_READ_S)
+        except Unavailable:
+            found = await asyncio.to_thread(corpus_info, self._root, name)
+        return found
+
     async def create(self, name: str, partitions: int | None = None) -> CorpusInfo:
         """Shards hold it within a moment."""
         info: CorpusInfo = await self._ask("create", name, partitions, deadline_s=_READ_S)
@@ -191,11 +200,20 @@ class Datastore:
         ids: list[str | None] = await self._ask("resolve", name, digests, deadline_s=_READ_S)
         return ids
 
-    # --- scale and status: see `rasd.datastore.Datastore` -----------------------------------
+    # --- names, status and scale: see `rasd.datastore.Datastore` ----------------------------
+
+    async def names(self) -> list[str]:
+        """Told by whoever makes and drops them, sooner than any table says."""
+        corpora = self._controller.corpora
+        if corpora is None:
+            raise Unavailable("the datastore has not seen its root yet; repeat the call")
+        return sorted(corpora)
 
     async def status(self) -> DatastoreStatus:
         """Shards that do not answer soon are left out."""
-        corpora, shards = await asyncio.gather(self.corpora(), self._statuses())
+        corpora, shards, writer = await asyncio.gather(
+            self.corpora(), self._statuses(), self._writer_info()
+        )
         scaling, controller = self._scaling, self._controller
         return DatastoreStatus(
             scale=scaling.current,
@@ -205,6 +223,7 @@ class Datastore:
             version=controller.table.version,
             corpora=[_with_damage(corpus, [status for *_, status in shards]) for corpus in corpora],
             shards=[status.info(slot, replica) for slot, replica, status in shards],
+            writer=writer,
         )
 
     async def scale(self, scale: Scale) -> DatastoreStatus:
@@ -218,6 +237,13 @@ class Datastore:
         if self._writing is None:
             raise Unavailable("the datastore is starting; repeat the call")
         return await self._writing.ask(method, *args, deadline_s=deadline_s)
+
+    async def _writer_info(self) -> WriterInfo | None:
+        try:
+            found: WriterInfo = await self._ask("writer", deadline_s=_STATUS_S)
+        except Unavailable:
+            return None
+        return found
 
     async def _rebuild(self, name: str, partition: int, source: int) -> None:
         await self._ask("rebuild", name, partition, source, deadline_s=_REBUILD_S)

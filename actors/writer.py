@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -23,8 +24,14 @@ from rasd.text import load_tokenizer
 
 _log = logging.getLogger(__name__)
 
-METHODS: Final = ("corpora", "create", "drop", "add", "delete", "get", "page", "resolve", "rebuild")
-"""What `WriterActor.ask` may be asked for: `rasd.datastore.Catalog`, and repairs."""
+METHODS: Final = (
+    *("corpora", "corpus", "create", "drop", "add", "delete", "get", "page", "resolve"),
+    *("rebuild", "writer"),
+)
+"""What `WriterActor.ask` may be asked for: `rasd.datastore.Catalog`, repairs, how it does."""
+
+NICE: Final = 19
+"""Priority of merges on the CPU: the lowest. Whoever answers requests goes before them."""
 
 _START_S: Final = 300.0
 _RETRY_S: Final = 5.0
@@ -34,6 +41,10 @@ _LONGEST_PAUSE_S: Final = 300.0
 _CALLS: Final = 1000
 _TASK_RETRIES: Final = 3
 """Of a merge whose process or node dies."""
+
+_SETTLING: Final = ThreadPoolExecutor(1, "rasd-settle")
+"""Tells that merges have ended. Ray does so in the one thread that serves all its calls, and who
+hears of it may start others."""
 
 
 class WriterActor:
@@ -108,25 +119,35 @@ class _Progress:
 
 
 def submit(function: Callable[..., Any], *args: Any) -> Future[Any]:
-    """Runs a function in another process of the cluster, maybe on another node."""
+    """Runs a function gently in another process of the cluster, maybe on another node."""
     done: Future[Any] = Future()
-    task = _task(function).remote(*args).future()
+    task = _task().remote(function, *args).future()
 
-    def settle(_: Future[Any]) -> None:
+    def settle() -> None:
         error = task.exception()
         if error is None:
             done.set_result(task.result())
         else:
             done.set_exception(cause_of(error))
 
-    task.add_done_callback(settle)
+    task.add_done_callback(lambda _: _SETTLING.submit(settle))
     return done
 
 
+def gently(function: Callable[..., Any], *args: Any) -> Any:
+    """Calls a function at the lowest priority of the CPU.
+
+    It does so in a thread of its own, because nobody may raise a priority again, and Ray runs
+    other things in the same process later. On Linux a thread has its own.
+    """
+    with ThreadPoolExecutor(1, initializer=os.nice, initargs=(NICE,)) as thread:
+        return thread.submit(function, *args).result()
+
+
 @cache
-def _task(function: Callable[..., Any]) -> Any:
-    """Once per function: Ray would export it again each time."""
-    return ray.remote(function).options(num_cpus=CPU_SHARE, max_retries=_TASK_RETRIES)
+def _task() -> Any:
+    """Made once: Ray would export it again each time."""
+    return ray.remote(gently).options(num_cpus=CPU_SHARE, max_retries=_TASK_RETRIES)
 
 
 class Writing:

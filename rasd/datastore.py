@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, Protocol
 MAX_SHARDS: Final = 256
 MAX_REPLICAS: Final = 16
 
+Work = Literal["commit", "compaction"]
 Change = Literal["created", "replaced", "unchanged", "deleted", "missing", "rejected"]
 
 
@@ -56,7 +57,7 @@ class DocumentInfo:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some documents. ``after`` is where the next page starts; None on the last.
+    """Some documents. ``after`` is the last one's id if there are more behind it, else None.
 
     ``damaged`` names files of the corpus whose documents are on no page: while there are any, a
     listing may lack some.
@@ -112,6 +113,32 @@ class ShardInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """Something that went wrong ``age_s`` ago, of which corpus, and why."""
+
+    work: Work
+    corpus: str
+    error: str
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class WriterInfo:
+    """The process that writes: what it does, and how often what happened since it started.
+
+    ``compactions`` run now, and ``waiting`` ones wait for their turn. ``failure`` is the last.
+    """
+
+    commits: int
+    commit_seconds: float
+    failed_commits: int
+    compactions: int
+    waiting: int
+    failed_compactions: int
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Scale:
     """``shards`` slots, each with ``replicas`` processes; 1 to `MAX_SHARDS` and `MAX_REPLICAS`."""
 
@@ -121,7 +148,10 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class DatastoreStatus:
-    """The whole datastore. ``override`` is set while a scale asked for over HTTP is in effect."""
+    """The whole datastore. ``override`` is set while a scale asked for over HTTP is in effect.
+
+    ``writer`` is None while there is none.
+    """
 
     scale: Scale
     configured: Scale
@@ -130,6 +160,7 @@ class DatastoreStatus:
     version: int
     corpora: list[CorpusInfo]
     shards: list[ShardInfo]
+    writer: WriterInfo | None = None
 
 
 class Catalog(Protocol):
@@ -137,6 +168,14 @@ class Catalog(Protocol):
 
     async def corpora(self) -> list[CorpusInfo]:
         """All corpora, by name."""
+        ...
+
+    async def corpus(self, name: str) -> CorpusInfo:
+        """One corpus.
+
+        Raises:
+            NotFound: there is none.
+        """
         ...
 
     async def create(self, name: str, partitions: int | None = None) -> CorpusInfo:
@@ -183,8 +222,11 @@ class Catalog(Protocol):
     async def page(self, name: str, after: str | None, limit: int) -> Page:
         """Documents in an order of their own that writes and merges do not change.
 
+        Args:
+            after: an id, be it there or not, behind which the page starts; None for the first.
+
         Raises:
-            NotFound, InvalidRequest: no such corpus; ``after`` came from no page.
+            NotFound, InvalidRequest: no such corpus; ``after`` is no text.
         """
         ...
 
@@ -195,6 +237,10 @@ class Catalog(Protocol):
 
 class Datastore(Catalog, Protocol):
     """A catalog that is served by shards."""
+
+    async def names(self) -> list[str]:
+        """The corpora that shards search, or will within a moment."""
+        ...
 
     async def status(self) -> DatastoreStatus:
         """Everything there is to know."""

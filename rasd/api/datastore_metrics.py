@@ -19,8 +19,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from rasd.api.auth import Caller
-from rasd.api.corpora_protocol import visible
-from rasd.datastore import CorpusInfo, Datastore, DatastoreStatus, ShardInfo, Written
+from rasd.api.corpora_answers import visible
+from rasd.datastore import CorpusInfo, Datastore, DatastoreStatus, ShardInfo, WriterInfo, Written
 
 log = logging.getLogger("rasd.api")
 
@@ -30,6 +30,16 @@ MAX_AGE_S: Final = 3.0
 SCRAPE_DEADLINE_S: Final = 2.0
 CALL_DEADLINE_S: Final = 20.0
 
+_WRITER_GAUGES: Final[dict[str, tuple[str, Callable[[WriterInfo], float]]]] = {
+    "compactions": ("Flushes and merges that run", lambda writer: writer.compactions),
+    "compactions_waiting": ("Those that wait for their turn", lambda writer: writer.waiting),
+}
+_WRITER_COUNTERS: Final[dict[str, tuple[str, Callable[[WriterInfo], float]]]] = {
+    "failed_compactions": ("Flushes and merges that failed", lambda w: w.failed_compactions),
+    "commits": ("Groups of writes made durable", lambda writer: writer.commits),
+    "commit_seconds": ("Time that took", lambda writer: writer.commit_seconds),
+    "failed_commits": ("Groups of writes that failed", lambda writer: writer.failed_commits),
+}
 _CORPUS: Final[dict[str, tuple[str, Callable[[CorpusInfo], float]]]] = {
     "corpus_documents": ("Documents", lambda corpus: corpus.documents),
     "corpus_tokens": ("Tokens of documents", lambda corpus: corpus.tokens),
@@ -107,6 +117,8 @@ class DatastoreMetrics:
         yield self._gauge("datastore_replicas", "Processes wanted per slot", status.scale.replicas)
         yield self._gauge("datastore_override", "1 while a scale is overridden", status.override)
         yield self._gauge("datastore_moving", "1 while partitions move", status.moving)
+        if status.writer is not None:
+            yield from self._writer(status.writer)
         for name, (text, read) in _CORPUS.items():
             family = GaugeMetricFamily(f"rasd:{name}", text, labels=["model_name", "corpus"])
             for corpus in status.corpora:
@@ -114,6 +126,15 @@ class DatastoreMetrics:
             yield family
         yield self._written({corpus.name for corpus in status.corpora})
         yield from self._shards(status.shards)
+
+    def _writer(self, writer: WriterInfo) -> Iterator[Metric]:
+        for name, (text, value) in _WRITER_GAUGES.items():
+            yield self._gauge(f"datastore_{name}", text, value(writer))
+        for name, (text, value) in _WRITER_COUNTERS.items():
+            text = f"{text}, since the writer started"
+            family = CounterMetricFamily(f"rasd:datastore_{name}", text, labels=["model_name"])
+            family.add_metric([self._model], value(writer))
+            yield family
 
     def _written(self, corpora: set[str]) -> Metric:
         labels = ["model_name", "corpus", "change"]

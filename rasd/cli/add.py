@@ -54,7 +54,8 @@ def add(  # noqa: PLR0913 - one per option
     """Add documents, or replace those with the same id.
 
     - `rasd datastore add pages pages.jsonl` adds a document per line, such as
-      `{"id": "a", "text": "..."}`; `metadata` may be there, and `tokens` instead of `text`.
+      `{"id": "a", "text": "..."}`; `metadata` may be there, and `tokens` instead of `text`. Other
+      fields are passed over, and named at the end.
     - `rasd datastore add code src/` adds each file below a folder; its id is its path there.
     - `zcat dump.jsonl.gz | rasd datastore add dump -` reads lines from standard input.
     - `man ls | rasd datastore add manual - --id ls.1` adds one text.

@@ -139,6 +139,8 @@ def _statistics(found: dict[str, Any]) -> Table:
         table.add_column(column, justify="right")
     for source, drafted in found["drafted"].items():
         table.add_row(source, str(drafted), str(found["accepted"][source]))
+    if found.get("partial_steps"):
+        table.caption = f"{found['partial_steps']} steps without some partition of the corpora"
     return table
 
 

@@ -12,13 +12,12 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
-from rasd.retrieval.sources import lone_surrogate
+from rasd.retrieval.lines import BYTE_ORDER_MARK, parse_line
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 """Longest line, or file of text, that is read: twice what a service accepts by default."""
 
 _PIECE: Final = 1024 * 1024
-_BOM: Final = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +33,7 @@ class Item:
     """A document as JSON, or None and the reason why there is none.
 
     ``size`` is how many bytes of the source it took, ``after`` where the next one begins.
+    ``passed_over`` are fields of its line that are no part of it.
     """
 
     source: Source
@@ -42,6 +42,7 @@ class Item:
     reason: str
     size: int
     after: Position
+    passed_over: frozenset[str] = frozenset()
 
     @property
     def place(self) -> str:
@@ -110,13 +111,6 @@ class Source:
         return file
 
 
-class _Line(msgspec.Struct, forbid_unknown_fields=True):
-    id: str | int
-    text: str | None = None
-    tokens: list[int] | None = None
-    metadata: dict[str, Any] | None = None
-
-
 def _lines(source: Source, file: BinaryIO, start: Position, limit: int) -> Iterator[Item]:
     offset, number = start.offset, start.line
     reported = offset
@@ -127,35 +121,30 @@ def _lines(source: Source, file: BinaryIO, start: Position, limit: int) -> Itera
             piece = more if more.endswith(b"\n") else b""
         offset, number = offset + length, number + 1
         after = Position(offset, number)
-        line = piece.removeprefix(_BOM).strip() if offset == length else piece.strip()
+        line = piece.removeprefix(BYTE_ORDER_MARK).strip() if offset == length else piece.strip()
         if length > len(piece) or len(line) > limit:
             reason = f"the line has {length} bytes; at most {limit} are read"
             yield Item(source, "", None, reason, offset - reported, after)
         elif line:
-            id_, document, reason = _parse(line)
-            yield Item(source, id_, document, reason, offset - reported, after)
+            id_, document, reason, fields = _parse(line)
+            yield Item(source, id_, document, reason, offset - reported, after, fields)
         else:
             continue
         reported = offset
 
 
-def _parse(line: bytes) -> tuple[str, bytes | None, str]:
-    """Id, JSON and fault of a line."""
+def _parse(line: bytes) -> tuple[str, bytes | None, str, frozenset[str]]:
+    """Id, JSON and fault of a line, and its fields that are passed over."""
     try:
-        found = msgspec.json.decode(line, type=_Line)
-    except UnicodeDecodeError as error:
-        return "", None, f"not UTF-8: byte {error.start} of a text is not valid"
-    except RecursionError:
-        return "", None, "nested too deeply"
-    except msgspec.DecodeError as error:
-        return "", None, lone_surrogate(line) or str(error)
-    id_ = str(found.id)
+        found, fields = parse_line(line)
+    except ValueError as error:
+        return "", None, str(error), frozenset()
     if (found.text is None) == (found.tokens is None):
         has = "neither text nor tokens" if found.text is None else "both text and tokens"
-        return id_, None, f"the document has {has}; it needs one of them"
-    if fault := _fault(id_, "id") or _fault(found.text or "", "text"):
-        return id_, None, fault
-    return id_, _encode(id_, found.text, found.tokens, found.metadata), ""
+        return found.id, None, f"the document has {has}; it needs one of them", fields
+    if fault := _fault(found.id, "id") or _fault(found.text or "", "text"):
+        return found.id, None, fault, fields
+    return found.id, _encode(found.id, found.text, found.tokens, found.metadata), "", fields
 
 
 def _whole(source: Source, file: BinaryIO, limit: int) -> Item:
@@ -169,7 +158,7 @@ def _whole(source: Source, file: BinaryIO, limit: int) -> Item:
         try:
             text = content.decode()
             if not (reason := _fault(id_, "id") or _fault(text, "text")):
-                document = _encode(id_, text, None, None)
+                document = _encode(id_, text, None, {})
         except UnicodeDecodeError as error:
             reason = f"not UTF-8: byte {error.start} is not valid"
     return Item(source, id_, document, reason, source.size or len(content), after)
@@ -187,7 +176,7 @@ def _fault(text: str, name: str) -> str:
 
 
 def _encode(
-    id_: str, text: str | None, tokens: list[int] | None, metadata: dict[str, Any] | None
+    id_: str, text: str | None, tokens: list[int] | None, metadata: dict[str, Any]
 ) -> bytes:
     document: dict[str, Any] = {"id": id_}
     document |= {"text": text} if text is not None else {"tokens": tokens}

@@ -25,6 +25,7 @@ from rasd.cli.console import errors, printable, seconds, size
 from rasd.cli.journal import Journal, Outcome
 from rasd.cli.sources import Found
 from rasd.errors import InvalidRequest
+from rasd.retrieval.lines import PassedOver
 
 
 class Report:
@@ -44,6 +45,7 @@ class Report:
     ) -> None:
         self._began = monotonic()
         self._sent = self._documents = 0
+        self._passed_over = PassedOver()
         self._stack = ExitStack()
         self._rejects: BinaryIO | None = None
         if rejects is not None:
@@ -80,6 +82,7 @@ class Report:
         # One step for all of them: the rate is taken from the last thousand steps.
         self._progress.update(self._task, advance=took, shown=f"{self._documents:,}")
         for outcome in outcomes:
+            self._passed_over.add(outcome.item.passed_over)
             if outcome.change == "rejected":
                 self._tell(outcome)
 
@@ -112,6 +115,12 @@ class Report:
         if found.hidden or found.special:
             passed = f"{found.hidden:,} hidden, {found.special:,} linked or special"
             console.print(f"passed over in folders: {passed}", highlight=False)
+        if fields := str(self._passed_over):
+            console.print(
+                printable(f"passed over in lines: the fields {fields}"),
+                markup=False,
+                highlight=False,
+            )
 
 
 def progress_bar(noun: str) -> Progress:

@@ -11,12 +11,11 @@ from typing import Final, Literal
 
 from rasd.cli.reading import Source
 from rasd.errors import InvalidRequest
+from rasd.retrieval.lines import SUFFIXES
 
 Format = Literal["auto", "jsonl", "text"]
 
 STDIN: Final = "-"
-
-_JSONL: Final = (".jsonl", ".ndjson")
 
 
 @dataclass(slots=True)
@@ -57,7 +56,7 @@ def find_sources(
 
 def _named(name: str, path: Path, kind: Format, id_: str | None, prefix: str) -> Source:
     is_stdin = name == STDIN
-    lines = kind == "jsonl" or (kind == "auto" and (is_stdin or path.suffix in _JSONL))
+    lines = kind == "jsonl" or (kind == "auto" and (is_stdin or path.suffix in SUFFIXES))
     if id_ is not None and kind != "jsonl":
         lines = False
     if is_stdin:

@@ -21,7 +21,10 @@ def status_tables(status: dict[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [_corpora(status["corpora"])]
     if status["shards"]:
         parts += ["", _Shards(status["shards"])]
-    parts += ["", scale_line(status), *_damaged(status["corpora"])]
+    parts += ["", scale_line(status)]
+    if status["writer"]:
+        parts += _writer(status["writer"])
+    parts += _damaged(status["corpora"])
     return Group(*parts)
 
 
@@ -123,6 +126,21 @@ def _work(shard: dict[str, Any]) -> tuple[str, ...]:
         latency(shard["p99_ms"]),
         seconds(shard["lag_s"]),
     )
+
+
+def _writer(writer: dict[str, Any]) -> list[Text]:
+    """What runs and waits, and what failed since the writer started."""
+    lines = []
+    if writer["compactions"]:
+        running = f"{plural(writer['compactions'], 'compaction')} running, "
+        lines.append(Text(f"{running}{writer['waiting']:,} waiting"))
+    if failure := writer["failure"]:
+        compactions = plural(writer["failed_compactions"], "compaction")
+        commits = plural(writer["failed_commits"], "commit")
+        last = f"{failure['work']} of {failure['corpus']}, {seconds(failure['age_s'])} ago"
+        lines.append(Text(f"failed: {compactions}, {commits}; the last one a {last}", "red"))
+        lines.append(Text(printable(failure["error"]), "red"))
+    return lines
 
 
 def _damaged(corpora: list[dict[str, Any]]) -> list[RenderableType]:

@@ -220,11 +220,11 @@ class LocalRetriever:
         self.store.refresh()
 
     def retrieve(self, request: RetrieveRequest) -> Pending[RetrieveReply]:
-        """Searches at once. ``partial`` if a corpus asked for lacks a damaged file."""
+        """Searches at once. ``partial`` are those who read a corpus that lacks a damaged file."""
         found = self.store.search(request.queries, self._settings)
         damaged = self.store.damaged.keys()
-        partial = any(not damaged.isdisjoint(query.corpora) for query in request.queries)
-        return Ready(RetrieveReply(request.step, found, partial))
+        partial = (p for p, q in enumerate(request.queries) if not damaged.isdisjoint(q.corpora))
+        return Ready(RetrieveReply(request.step, found, tuple(partial)))
 
     def close(self) -> None:
         """Nothing: the files are unmapped with the last reference to the store."""

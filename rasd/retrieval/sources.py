@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Final
-
-import msgspec
+from typing import BinaryIO, Final
 
 from rasd.config import STDLIB_CORPUS
 from rasd.datastore import NewDocument
 from rasd.errors import ConfigError
+from rasd.retrieval.lines import BYTE_ORDER_MARK, SUFFIXES, PassedOver, parse_line
 
 Reject = Callable[[str, str], None]
 """Takes the place of what is no document, and why."""
@@ -24,7 +20,9 @@ _SKIPPED: Final = 2**16
 """Bytes of a line that is too long that are in memory at once."""
 
 
-def documents_of(source: str, *, max_bytes: int, reject: Reject) -> Iterator[NewDocument]:
+def documents_of(
+    source: str, *, max_bytes: int, reject: Reject, passed_over: PassedOver
+) -> Iterator[NewDocument]:
     """Documents as they are read; memory holds one at a time. Their content is not checked.
 
     What cannot be read as a document goes to ``reject``, and reading goes on.
@@ -34,6 +32,7 @@ def documents_of(source: str, *, max_bytes: int, reject: Reject) -> Iterator[New
             measuring; a ``.jsonl`` file, see `json_lines`; a folder, whose files are documents
             named by their path, hidden ones passed over; or one file of text. All are UTF-8.
         max_bytes: what a text may have; longer files and lines are not read.
+        passed_over: is told the fields of lines that are no part of a document.
 
     Raises:
         ConfigError: the source is not there, or not readable at all.
@@ -48,39 +47,47 @@ def documents_of(source: str, *, max_bytes: int, reject: Reject) -> Iterator[New
             f"source must be {STDLIB_CORPUS!r}, a JSONL file, or a folder or file of text; "
             f"got {source!r}"
         )
-    if path.suffix == ".jsonl":
-        return _json_file(path, max_bytes, reject)
+    if path.suffix in SUFFIXES:
+        return _json_file(path, max_bytes, reject, passed_over)
     return _files(path.parent, [path], max_bytes, reject)
 
 
 def json_lines(
-    file: BinaryIO, *, name: str, max_bytes: int, reject: Reject
+    file: BinaryIO, *, name: str, max_bytes: int, reject: Reject, passed_over: PassedOver
 ) -> Iterator[NewDocument]:
-    """Documents of JSON objects, one per line; closes the file at its end.
+    """Documents of JSON objects, one per line, see `parse_line`; closes the file at its end.
 
-    An object has ``id``, a text or a number; ``text`` or ``tokens``; perhaps ``metadata``; other
-    fields are passed over, and so are blank lines. Places are ``name, line 7``.
+    Blank lines are passed over. Places are ``name, line 7``.
 
     Raises:
         ConfigError: reading fails.
     """
     for number, line in enumerate(_lines(file, name, 6 * max_bytes + _JSON_SPACE), start=1):
         place = f"{name}, line {number}"
+        if number == 1 and line is not None:
+            line = line.removeprefix(BYTE_ORDER_MARK)
         if line is None:
             reject(place, f"a line must be at most {6 * max_bytes + _JSON_SPACE} bytes; got more")
         elif not line.isspace():
             try:
-                yield parse_line(line)
+                document, fields = parse_line(line)
             except ValueError as error:
                 reject(place, str(error))
+            else:
+                passed_over.add(fields)
+                yield document
 
 
-def _json_file(path: Path, max_bytes: int, reject: Reject) -> Iterator[NewDocument]:
+def _json_file(
+    path: Path, max_bytes: int, reject: Reject, passed_over: PassedOver
+) -> Iterator[NewDocument]:
     try:
         file = path.open("rb")
     except OSError as error:
         raise ConfigError(f"{path}: {error}") from error
-    yield from json_lines(file, name=str(path), max_bytes=max_bytes, reject=reject)
+    yield from json_lines(
+        file, name=str(path), max_bytes=max_bytes, reject=reject, passed_over=passed_over
+    )
 
 
 def _lines(file: BinaryIO, name: str, limit: int) -> Iterator[bytes | None]:
@@ -96,48 +103,6 @@ def _lines(file: BinaryIO, name: str, limit: int) -> Iterator[bytes | None]:
                 yield None
     except OSError as error:
         raise ConfigError(f"{name}: {error}") from error
-
-
-class _Line(msgspec.Struct):
-    id: str | int
-    text: str | None = None
-    tokens: list[int] | None = None
-    metadata: dict[str, Any] = {}
-
-
-_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_LINES: Final = msgspec.json.Decoder(_Line)
-
-
-def parse_line(line: bytes | str) -> NewDocument:
-    """One line of `json_lines`.
-
-    Raises:
-        ValueError: it is none; the message says why.
-    """
-    try:
-        found = _LINES.decode(line)
-    except RecursionError as error:
-        raise ValueError("JSON is nested too deep") from error
-    except msgspec.DecodeError as error:
-        raise ValueError(lone_surrogate(line) or str(error)) from error
-    return NewDocument(str(found.id), found.text, found.tokens, found.metadata)
-
-
-def lone_surrogate(line: bytes | str) -> str:
-    """That a string of a line of JSON holds a lone surrogate, where one does; else empty.
-
-    The parser calls that other things, such as "truncated".
-    """
-    raw = line.encode(errors="replace") if isinstance(line, str) else line
-    for found in _STRING.findall(raw):
-        with suppress(ValueError):
-            text = json.loads(found)
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                return f"a text holds a lone surrogate at {error.start}, which is no character"
-    return ""
 
 
 def _stdlib() -> Iterator[NewDocument]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any
 
+import numpy as np
 import pytest
 
 from actors import writer
-from actors.writer import WriterActor, Writing, submit
+from actors.writer import NICE, WriterActor, Writing, gently, submit
 from rasd.config import CorpusConfig, DatastoreConfig, TargetConfig
 from rasd.errors import SegmentCorrupt, StoreLocked, Unavailable
 from tests.actors.clusters import ray_alone
@@ -65,6 +68,20 @@ async def test_it_cannot_be_asked_before_it_is_ready() -> None:
         await Writing(TargetConfig(), DatastoreConfig()).ask("add", "a", [], deadline_s=1)
 
 
+def test_a_gentle_call_changes_nothing_but_its_own_priority() -> None:
+    def priority(shift: int) -> int:
+        return shift + os.getpriority(os.PRIO_PROCESS, 0)
+
+    def fail() -> None:
+        raise SegmentCorrupt("source 3")
+
+    before = priority(0)
+    assert gently(priority, 100) == 100 + NICE
+    with pytest.raises(SegmentCorrupt, match="source 3"):
+        gently(fail)
+    assert priority(0) == before
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     with ray_alone():
@@ -84,4 +101,19 @@ def test_merges_run_in_other_processes_and_fail_as_they_are(cluster: None) -> No
     with pytest.raises(SegmentCorrupt, match="source 3") as failed:
         submit(fail, "source 3").result(60)
     assert type(failed.value) is SegmentCorrupt
-    assert writer._task(where) is writer._task(where)
+    assert submit(os.getpriority, os.PRIO_PROCESS, 0).result(60) == NICE
+    assert writer._task() is writer._task()
+
+
+@pytest.mark.ray
+def test_one_that_ended_may_be_followed_by_others_at_once(cluster: None) -> None:
+    """Also with more than fits into a message, and never in a thread of Ray's."""
+    large = np.ones(10**6, np.int64)
+    following: Future[int] = Future()
+
+    def follow(_: Future[Any]) -> None:
+        assert threading.current_thread().name.startswith("rasd-settle")
+        submit(np.sum, large).add_done_callback(lambda done: following.set_result(done.result()))
+
+    submit(np.sum, large).add_done_callback(follow)
+    assert following.result(60) == 10**6

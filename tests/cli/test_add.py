@@ -59,7 +59,7 @@ def test_every_bad_line_is_told_and_the_rest_goes_on(place: Place, tmp_path: Pat
         ({"text": "x"}, "required field `id`"),
         ({"id": "b"}, "neither text nor tokens"),
         ({"id": "b", "text": "x", "tokens": [1]}, "both text and tokens"),
-        ({"id": "b", "text": "x", "url": "y"}, "unknown field `url`"),
+        ({"id": "b", "txt": "x"}, "neither text nor tokens"),
         ({"id": "b", "text": 5}, "$.text"),
         ({"id": "b", "tokens": [1, True]}, "$.tokens"),
         ({"id": True, "text": "x"}, "$.id"),
@@ -89,6 +89,17 @@ def test_every_bad_line_is_told_and_the_rest_goes_on(place: Place, tmp_path: Pat
         assert reason in written[at]["error"]
     assert written[-1]["id"] == "nul"
     assert set(texts(place)) == {one["id"] for one in good}
+
+
+def test_other_fields_of_lines_are_passed_over_and_named(place: Place, tmp_path: Path) -> None:
+    dump = [one | {"url": f"u{i}", "[red]date": i} for i, one in enumerate(numbered(5))]
+    source = write_lines(tmp_path / "dump.jsonl", *dump)
+    result = place.run("add", "docs", str(source))
+    assert result.exit_code == 0, result.output
+    assert texts(place) == {one["id"]: one["text"] for one in numbered(5)}
+    assert "passed over in lines: the fields [red]date, url" in result.stdout.splitlines()
+    plain = write_lines(tmp_path / "plain.jsonl", *numbered(5))
+    assert "passed over" not in place.run("add", "docs", str(plain)).output
 
 
 def test_a_folder_gives_its_files(place: Place, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rasd.cli import app, datastore
-from rasd.datastore import Scale, StoredDocument
+from rasd.datastore import Failure, Scale, StoredDocument
 from rasd.errors import Unavailable
 from tests.cli.conftest import Place
 
@@ -90,6 +90,17 @@ def test_damage_is_named(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(place.store, "_info", damaged)
     shown = place.run("status").stdout
     assert "damaged: docs: partition-0003/source-000018.seg: checksum" in shown
+
+
+def test_what_runs_and_what_failed_is_told(place: Place) -> None:
+    shown = place.run("status").stdout
+    assert "1 compaction running, 3 waiting" in shown and "failed" not in shown
+    place.store.failure = Failure("commit", "docs", "StorageError: docs: No \x1bspace", 200.0)
+    lines = place.run("status").stdout.splitlines()
+    at = lines.index(
+        "failed: 4 compactions, 2 commits; the last one a commit of docs, 3 min 20 s ago"
+    )
+    assert lines[at + 1] == "StorageError: docs: No \\x1bspace"
 
 
 def test_watching_survives_a_restart(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

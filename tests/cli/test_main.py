@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from rasd import __version__
 from rasd.cli import app
 from rasd.config import RouterConfig, parse_config
+from tests.cli.conftest import Place
 
 RUNNER = CliRunner(env={"COLUMNS": "160"})
 
@@ -52,6 +53,15 @@ def test_a_config_is_checked(tmp_path: Path) -> None:
         broken.write_text(content)
         assert RUNNER.invoke(app, ["check", str(broken)]).exit_code == 1
     assert RUNNER.invoke(app, ["check", str(tmp_path / "none")]).exit_code == 1
+
+
+def test_a_completion_says_what_speculation_did(place: Place) -> None:
+    environment = {"RASD_URL": place.url}
+    for arguments, shown in ([], True), (["--speculation", "draft"], False):
+        done = RUNNER.invoke(app, ["complete", "hi", *arguments], env=environment)
+        assert done.exit_code == 0 and "Hello, world" in done.stdout
+        assert "tokens in 5 steps" in done.stdout
+        assert ("5 steps without some partition" in done.stdout) is shown
 
 
 def test_the_version_is_printed() -> None:

@@ -51,9 +51,9 @@ class StoredDatastore(LocalCatalog):
 
     loop: asyncio.AbstractEventLoop
 
-    async def corpora(self) -> list[CorpusInfo]:
+    async def corpus(self, name: str) -> CorpusInfo:
         self.loop = asyncio.get_running_loop()
-        return await super().corpora()
+        return await super().corpus(name)
 
     async def status(self) -> DatastoreStatus:
         one = Scale(1, 1)

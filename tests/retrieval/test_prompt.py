@@ -19,7 +19,7 @@ EMPTY = np.zeros(0, np.int32)
 def lookup(retriever: PromptRetriever, sequence: int = 0) -> Continuations:
     request = RetrieveRequest(7, [RetrieveQuery(sequence, EMPTY, ())])
     reply = retriever.retrieve(request).wait(0)
-    assert (reply.step, reply.partial) == (7, False)
+    assert (reply.step, reply.partial) == (7, ())
     return reply.found[0]
 
 

@@ -151,6 +151,16 @@ def test_hits_too_many_to_read(seed: int, dead: list[int]) -> None:
         assert brute.same(found, brute.search(living, [0], settings))
 
 
+def test_no_number_of_segments_is_too_many() -> None:
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(0, 4, rng.integers(1, 40)).tolist() for _ in range(500)]
+    index = Index(Part(build_segment([np.asarray(text)], vocabulary=4)) for text in texts)
+    for settings in (RetrievalConfig(suffix_min=1), RetrievalConfig(depth=20, nodes=128)):
+        for tail in ([0], [3, 1, 2], texts[-1][:16], rng.integers(0, 4, 16).tolist()):
+            found = index.search(np.asarray(tail, np.int32), settings)
+            assert brute.same(found, brute.search(texts, tail, settings))
+
+
 def test_does_not_cross_into_the_next_document(path: Path) -> None:
     index = Index([Part(build(path / "border.seg", [[1, 2], [3, 4], [1, 2, 5]], 6))])
     settings = RetrievalConfig(suffix_min=1)

@@ -106,9 +106,11 @@ def test_local_retriever_answers_at_once_and_says_what_it_lacks(tmp_path: Path) 
     retriever = LocalRetriever(store, RetrievalConfig())
     retriever.observe(0, np.array([1], np.int32))
     sound = retriever.retrieve(RetrieveRequest(3, [query([1, 2], "sound")])).wait(0)
-    assert (sound.step, sound.partial, sound.found[0].tokens.tolist()) == (3, False, [3])
-    both = retriever.retrieve(RetrieveRequest(4, [query([1, 2], "sound", "broken")])).wait(0)
-    assert (both.partial, both.found[0].tokens.tolist()) == (True, [3])
+    assert (sound.step, sound.partial, sound.found[0].tokens.tolist()) == (3, (), [3])
+    asked = [query([1, 2], *names) for names in (["sound"], ["sound", "broken"], [], ["broken"])]
+    mixed = retriever.retrieve(RetrieveRequest(4, asked)).wait(0)
+    assert mixed.partial == (1, 3)
+    assert [found.tokens.tolist() for found in mixed.found] == [[3], [3], [], []]
     retriever.release(0)
     retriever.close()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from rasd.datastore import NewDocument
 from rasd.errors import ConfigError
 from rasd.retrieval import sources
+from rasd.retrieval.lines import PassedOver
 from rasd.retrieval.sources import documents_of, json_lines
 
 LIMIT = 1000
@@ -21,7 +21,10 @@ def read(source: str | Path) -> tuple[list[NewDocument], list[tuple[str, str]]]:
     """Documents and rejections."""
     rejected: list[tuple[str, str]] = []
     documents = documents_of(
-        str(source), max_bytes=LIMIT, reject=lambda place, why: rejected.append((place, why))
+        str(source),
+        max_bytes=LIMIT,
+        reject=lambda place, why: rejected.append((place, why)),
+        passed_over=PassedOver(),
     )
     return list(documents), rejected
 
@@ -78,6 +81,23 @@ def test_lines_of_json(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["x.jsonl", "x.ndjson"])
+def test_a_byte_order_mark_is_no_part_of_a_line(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b'\xef\xbb\xbf{"id": "a", "text": "b"}\r\n')
+    assert read(path) == ([NewDocument("a", "b")], [])
+
+
+def test_fields_that_are_no_part_of_a_document_are_told_once() -> None:
+    lines = b"".join(b'{"id": %d, "text": "t", "url": 1, "f%d": 2}\n' % (i, i) for i in range(3))
+    passed_over = PassedOver()
+    found = json_lines(
+        io.BytesIO(lines), name="f", max_bytes=99, reject=print, passed_over=passed_over
+    )
+    assert list(found) == [NewDocument(f"{i}", "t") for i in range(3)]
+    assert str(passed_over) == "f0, f1, f2, url"
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -113,7 +133,13 @@ def test_lines_over_the_limit_are_never_in_memory(
     rejected: list[str] = []
     file = io.BytesIO(good + b"x" * length + end + (good if end else b""))
     found = list(
-        json_lines(file, name="f", max_bytes=7, reject=lambda _, why: rejected.append(why))
+        json_lines(
+            file,
+            name="f",
+            max_bytes=7,
+            reject=lambda _, why: rejected.append(why),
+            passed_over=PassedOver(),
+        )
     )
     assert len(found) == 1 + bool(end)
     assert len(rejected) == bool(length)
@@ -125,7 +151,7 @@ def test_a_source_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"source must be 'stdlib', a JSONL file, .* got 'nowhere'"
     ):
-        documents_of("nowhere", max_bytes=LIMIT, reject=print)
+        read("nowhere")
 
 
 def test_a_file_that_fails(tmp_path: Path) -> None:
@@ -134,7 +160,9 @@ def test_a_file_that_fails(tmp_path: Path) -> None:
             raise OSError(5, "Input/output error")
 
     with pytest.raises(ConfigError, match=r"f: .*Input/output error"):
-        list(json_lines(Broken(b"{}"), name="f", max_bytes=7, reject=print))
+        list(
+            json_lines(Broken(b"{}"), name="f", max_bytes=7, reject=print, passed_over=PassedOver())
+        )
 
 
 def test_the_standard_library_without_what_is_held_out() -> None:
@@ -143,22 +171,3 @@ def test_the_standard_library_without_what_is_held_out() -> None:
     ids = set(texts("stdlib"))
     assert len(ids) > 100
     assert not ids & {document.id for document in documents(held_out=True)}
-
-
-def test_lines_survive_writing_and_reading() -> None:
-    given = NewDocument("a", "some\ntext", None, {"x": 1})
-    line = json.dumps({"id": given.id, "text": given.text, "metadata": given.metadata})
-    assert sources.parse_line(line) == given
-
-
-@pytest.mark.parametrize(
-    "text", ["\\ud800", "\\ud800 x", "x\\udfff", "\\ud800\\u0041", 'q\\"\\ud83d']
-)
-def test_a_lone_surrogate_is_called_one(text: str) -> None:
-    line = f'{{"id": "a", "text": "{text}"}}'
-    for form in (line, line.encode()):
-        with pytest.raises(ValueError, match="a text holds a lone surrogate at"):
-            sources.parse_line(form)
-    for other in ('{"id": "a", "text": "b', '{"id": "a", "text": "\\ud83d\\ude00"', "{"):
-        with pytest.raises(ValueError, match=r"truncated|malformed"):
-            sources.parse_line(other)

@@ -51,12 +51,13 @@ class DenseRetriever(LocalRetriever):
             found = self._indexes.search(self.store, wish.prompt, wish.corpora, wish.count)
             self._choices.answered(wish.sequence, {_HERE: found})
         asked = [self._choices.asks(query, _HERE) for query in request.queries]
-        kept = [query for query in asked if query is not None]
-        reply = super().retrieve(RetrieveRequest(request.step, kept)).wait(0)
+        kept = {place: query for place, query in enumerate(asked) if query is not None}
+        reply = super().retrieve(RetrieveRequest(request.step, [*kept.values()])).wait(0)
         answers = iter(reply.found)
         rows = []
         for query, narrow in zip(request.queries, asked, strict=True):
             others = [] if narrow is None else [widened(next(answers), narrow, query)]
             rows.append(united(self._choices.copied(query), others))
-        found_all = merge_all(rows, self._nodes)
-        return Ready(RetrieveReply(request.step, found_all, reply.partial))
+        places = [*kept]
+        partial = tuple(places[number] for number in reply.partial)
+        return Ready(RetrieveReply(request.step, merge_all(rows, self._nodes), partial))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import threading
 import time
-import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -20,12 +17,9 @@ from rasd.retrieval.store.corpora import CorpusSpec
 from rasd.retrieval.store.followers import CorpusFollower, Identity
 from rasd.retrieval.store.living import DocumentsFollower, DocumentsView, LiveSource
 from rasd.retrieval.store.records import Document, id_digest, partition_of
-from rasd.trie import DIGEST_BYTES
 
 MAX_OPEN: Final = 16
 IDLE_S: Final = 30.0
-
-_CHECK_BYTES: Final = 2
 
 
 class Browser:
@@ -76,16 +70,17 @@ class Browser:
         every page names all such files.
 
         Args:
-            after: `Page.after` of the page before; None for the first.
+            after: id of the last document of the page before, be it there or not; None for the
+                first page.
 
         Raises:
             NotFound: no such corpus.
-            InvalidRequest: ``after`` came from no page of this corpus, or ``limit`` is below 1.
+            InvalidRequest: ``after`` is no text, or ``limit`` is below 1.
             SegmentError: a document on the page is damaged.
         """
         if limit < 1:
             raise InvalidRequest(f"limit must be at least 1; got {limit}", param="limit")
-        digest = b"" if after is None else self._parse(after)
+        digest = b"" if after is None else _place(after)
         views = self._views()
         first = partition_of(digest, len(views)) if digest else 0
         rows: list[tuple[bytes, LiveSource, int]] = []
@@ -99,8 +94,8 @@ class Browser:
             listed[key] = DocumentInfo(source.file.read(ordinal).id, source.file.tokens(ordinal))
         documents = [listed[key] for key, _, _ in rows[:limit]]
         damaged = sorted({name for view in views for name in view.refused})
-        after = self._mark(rows[limit - 1][0]) if len(rows) > limit else None
-        return Page(documents, after, damaged)
+        more = len(rows) > limit
+        return Page(documents, documents[-1].id if more else None, damaged)
 
     def resolve(self, digests: Sequence[bytes]) -> list[str | None]:
         """Ids by digest, in order; None for documents that are gone, or in a damaged place.
@@ -136,24 +131,6 @@ class Browser:
                 raise NotFound(self._where, param="corpus")
             return [partition.view for partition in self._corpus.partitions]
 
-    # A mark is the digest of the last document, and two bytes that only this corpus adds to it.
-
-    def _mark(self, digest: bytes) -> str:
-        return base64.urlsafe_b64encode(digest + self._check(digest)).decode()
-
-    def _parse(self, after: str) -> bytes:
-        try:
-            raw = base64.b64decode(after.encode("ascii"), b"-_", validate=True)
-        except (UnicodeEncodeError, binascii.Error, ValueError):
-            raw = b""
-        digest = raw[:DIGEST_BYTES]
-        if len(raw) != DIGEST_BYTES + _CHECK_BYTES or self._check(digest) != raw[DIGEST_BYTES:]:
-            raise InvalidRequest(f"after must come from a page; got {after!r:.80}", param="after")
-        return digest
-
-    def _check(self, digest: bytes) -> bytes:
-        return zlib.crc32(digest + self._name.encode()).to_bytes(4, "little")[:_CHECK_BYTES]
-
 
 class Browsers:
     """Browsers of the corpora of a root, kept while they are used. For several threads.
@@ -186,6 +163,13 @@ class Browsers:
         before = time.monotonic() - IDLE_S
         with self._lock:
             self._open = {name: each for name, each in self._open.items() if each[1] >= before}
+
+
+def _place(id_: str) -> bytes:
+    try:
+        return id_digest(id_)
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"after must be an id; got {id_!r:.80}", param="after") from None
 
 
 def _stored(document: Document) -> StoredDocument:

@@ -80,7 +80,7 @@ class Contents:
         return np.flatnonzero(~self.alive[number])
 
     def weights(self) -> list[Weight]:
-        """The sources as `plan` wants them."""
+        """The sources as `policy` wants them."""
         return [
             Weight(
                 entry.number,

@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from rasd.config import CorpusConfig, DatastoreConfig
-from rasd.datastore import Change, CorpusInfo, NewDocument, Page, StoredDocument, Written
+from rasd.datastore import (
+    Change,
+    CorpusInfo,
+    NewDocument,
+    Page,
+    StoredDocument,
+    WriterInfo,
+    Written,
+)
 from rasd.errors import Conflict, NotFound, Overloaded, RasdError, TokenizerMismatch, Unavailable
 from rasd.retrieval.store.browse import IDLE_S, Browser, Browsers
+from rasd.retrieval.store.compactions import Compactions
 from rasd.retrieval.store.corpora import CorpusSpec, create_corpus, drop_corpus, read_spec
+from rasd.retrieval.store.counters import WriteCounters
 from rasd.retrieval.store.info import all_corpora, corpus_info, with_damaged
 from rasd.retrieval.store.intake import Intake, id_fault, quoted, rejected, weight, written
 from rasd.retrieval.store.prepare import check_fits, is_filled, prepare
 from rasd.retrieval.store.records import Delete, Document, Put
+from rasd.retrieval.store.room import Room
 from rasd.retrieval.store.seed import Progress, Seeding
 from rasd.retrieval.store.upkeep import Submit
 from rasd.retrieval.store.writer import CorpusWriter
-from rasd.retrieval.store.writers import WriteCounters, Writers
+from rasd.retrieval.store.writers import Writers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-MAX_WAITING_BYTES: Final = 256 * 2**20
-MAX_WAITING_DOCUMENTS: Final = 2**17
-"""What may wait to be written, over all corpora. One call alone may be larger."""
 
 _DELETE_BYTES: Final = 64
 _READING, _THINKING = 4, 2
@@ -46,7 +52,7 @@ class LocalCatalog:
     caller that is cancelled harms no other, and what it asked for may happen all the same.
 
     Attributes:
-        counters: what was written since the start.
+        counters: what was written since the start, and what failed.
     """
 
     def __init__(
@@ -66,10 +72,11 @@ class LocalCatalog:
         self._root = root
         self._settings = settings
         self._intake = Intake(tokenizer, max_document_bytes=settings.store.max_document_bytes)
-        self._writers = Writers(root, settings.store, submit, self.counters)
+        self._compactions = Compactions(submit, settings.compactions)
+        self._writers = Writers(root, settings.store, self._compactions, self.counters)
         self._browsers = Browsers(root)
         self._tidying: asyncio.Task[None] | None = None
-        self._room = _Room()
+        self._room = Room()
         self._closed = False
         self._readers = ThreadPoolExecutor(_READING, "rasd-read")
         self._thinkers = ThreadPoolExecutor(_THINKING, "rasd-tokenise")
@@ -102,6 +109,11 @@ class LocalCatalog:
         found = await self._read(all_corpora, self._root)
         return [with_damaged(corpus, self._writers.damaged(corpus.name)) for corpus in found]
 
+    async def corpus(self, name: str) -> CorpusInfo:
+        """As `Catalog.corpus`."""
+        found = await self._read(corpus_info, self._root, name)
+        return with_damaged(found, self._writers.damaged(name))
+
     async def create(self, name: str, partitions: int | None = None) -> CorpusInfo:
         """As `Catalog.create`; None stands for the configured number, or what is there."""
         await self._read(self._create, name, partitions)
@@ -122,6 +134,19 @@ class LocalCatalog:
     async def rebuild(self, name: str, partition: int, source: int) -> None:
         """Writes a damaged segment anew; see `CorpusWriter.rebuild`."""
         await self._writers.use(name, lambda writer: writer.rebuild(partition, source))
+
+    async def writer(self) -> WriterInfo:
+        """What is written and compacted here."""
+        counters, compactions = self.counters, self._compactions
+        return WriterInfo(
+            commits=counters.commits,
+            commit_seconds=counters.commit_seconds,
+            failed_commits=counters.failed["commit"],
+            compactions=compactions.running,
+            waiting=compactions.waiting,
+            failed_compactions=counters.failed["compaction"],
+            failure=counters.failure,
+        )
 
     async def seed(self, corpus: CorpusConfig, progress: Progress | None = None) -> CorpusInfo:
         """Makes and fills a corpus of the configuration unless that is done.
@@ -262,34 +287,3 @@ class LocalCatalog:
         if self._closed:
             raise Unavailable("the datastore is closed")
         return await asyncio.get_running_loop().run_in_executor(threads, call, *values)
-
-
-class _Room:
-    """How much waits to be written."""
-
-    def __init__(self) -> None:
-        self._documents = 0
-        self._bytes = 0
-
-    @contextmanager
-    def taken(self, documents: int, size: int) -> Iterator[None]:
-        """Counts a call for as long as it waits.
-
-        Raises:
-            Overloaded: there is no room beside what waits.
-        """
-        for what, waiting, new, most in (
-            ("bytes", self._bytes, size, MAX_WAITING_BYTES),
-            ("documents", self._documents, documents, MAX_WAITING_DOCUMENTS),
-        ):
-            if waiting and waiting + new > most:
-                raise Overloaded(
-                    f"at most {most} {what} may wait to be written; got {new} beside {waiting}"
-                )
-        self._documents += documents
-        self._bytes += size
-        try:
-            yield
-        finally:
-            self._documents -= documents
-            self._bytes -= size

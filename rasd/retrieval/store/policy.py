@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 
 from rasd.config import StoreConfig
-from rasd.retrieval.segment import MAX_TOKENS
 
 MAX_LOGS: Final = 64
 """More log sources than these are flushed, however small."""
@@ -23,46 +23,59 @@ class Weight:
     live: int
     documents: int
 
+    @property
+    def size(self) -> int:
+        """What lives of it in an index: a document takes a separator beside its tokens."""
+        return self.live + self.documents
 
-def plan(
+
+def flush(
     sources: Sequence[Weight], settings: StoreConfig, *, everything: bool = False
 ) -> list[int]:
-    """The sources that should become one segment now; empty if all is well.
+    """The logs that should become one segment now; empty if all is well.
 
-    Logs are flushed once they are large or many, with ``everything`` whenever there are any. If
-    that, or anything, makes more than ``max_segments``, the smallest segments join, and further
-    ones while the next holds at most twice what is gathered; so a token is rewritten a number of
-    times that grows with the logarithm of the partition. Else a segment with too many dead
+    So they should once they are large or many, with ``everything`` whenever there are any. Where
+    they are more than ``max_segment_tokens`` the oldest that fit go first, one of them at least.
+    """
+    logs = sorted((source for source in sources if source.log), key=lambda log: log.number)
+    full = sum(log.tokens for log in logs) >= settings.flush_tokens
+    if not (everything or full or len(logs) > MAX_LOGS):
+        return []
+    sums = accumulate(log.size for log in logs)
+    fit = sum(total <= settings.max_segment_tokens for total in sums)
+    return [log.number for log in logs[: max(fit, 1)]]
+
+
+def merge(sources: Sequence[Weight], settings: StoreConfig) -> list[int]:
+    """The segments that should become one now; empty if all is well.
+
+    Beyond ``max_segments`` the smallest are merged, and further ones while the next takes at most
+    twice what is gathered; so a token is rewritten a number of times that grows with the logarithm
+    of the partition. That ends where a segment takes half of ``max_segment_tokens``: it is large,
+    and not counted until it has lost enough. So there are never more than ``max_segments`` for
+    long, and two for each ``max_segment_tokens`` that live. Else a segment with too many dead
     tokens is written anew.
     """
-    logs = [source for source in sources if source.log]
-    segments = sorted((s for s in sources if not s.log), key=lambda s: (s.live, s.number))
-    full = sum(log.tokens for log in logs) >= settings.flush_tokens
-    chosen = logs if everything or full or len(logs) > MAX_LOGS else []
-    if len(segments) + bool(chosen) > settings.max_segments:
-        chosen = chosen + _joining(chosen, segments, settings.max_segments)
-    if len(chosen) == 1 and not chosen[0].log:
-        chosen = []  # nothing it may be joined with
-    if not chosen:
-        chosen = [
-            segment
-            for segment in segments
-            if segment.tokens - segment.live > settings.max_dead_share * segment.tokens
-        ][:1]
-    return [source.number for source in chosen]
+    segments = sorted((s for s in sources if not s.log), key=lambda s: (s.size, s.number))
+    small = [segment for segment in segments if 2 * segment.size < settings.max_segment_tokens]
+    if len(small) > settings.max_segments:
+        return [segment.number for segment in _joined(small, settings)]
+    return [
+        segment.number
+        for segment in segments
+        if segment.tokens - segment.live > settings.max_dead_share * segment.tokens
+    ][:1]
 
 
-def _joining(chosen: list[Weight], segments: list[Weight], limit: int) -> list[Weight]:
-    """The smallest segments that a merge takes in; a segment never grows past its format."""
-    gathered = sum(source.live for source in chosen)
-    size = gathered + sum(source.documents for source in chosen)
-    joining: list[Weight] = []
-    for segment in segments:
-        fits = size + segment.live + segment.documents <= MAX_TOKENS
-        needed = len(segments) - len(joining) + 1 > limit
-        if not fits or not (needed or segment.live <= 2 * gathered):
+def _joined(small: Sequence[Weight], settings: StoreConfig) -> list[Weight]:
+    """The smallest segments that a merge takes: two at least, as each has less than half."""
+    joined: list[Weight] = []
+    gathered = 0
+    for segment in small:
+        fits = gathered + segment.size <= settings.max_segment_tokens
+        needed = len(small) - len(joined) + 1 > settings.max_segments
+        if not fits or not (needed or segment.size <= 2 * gathered):
             break
-        joining.append(segment)
-        gathered += segment.live
-        size += segment.live + segment.documents
-    return joining
+        joined.append(segment)
+        gathered += segment.size
+    return joined

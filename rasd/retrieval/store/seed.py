@@ -17,6 +17,7 @@ from typing import Final
 from rasd.config import CorpusConfig, DatastoreConfig
 from rasd.datastore import Change, NewDocument, Written
 from rasd.errors import ConfigError, Overloaded, StorageError, StoreLocked
+from rasd.retrieval.lines import PassedOver
 from rasd.retrieval.sources import documents_of
 from rasd.retrieval.store.intake import Intake, quoted, weight
 from rasd.retrieval.store.prepare import is_filled, mark, prepare
@@ -64,8 +65,12 @@ class Seeding:
         self._tokens = 0
         self._rejected = 0
         self._first = ""
+        self._passed_over = PassedOver()
         self._new = documents_of(
-            corpus.source, max_bytes=intake.max_document_bytes, reject=self._reject
+            corpus.source,
+            max_bytes=intake.max_document_bytes,
+            reject=self._reject,
+            passed_over=self._passed_over,
         )
 
     def begin(self) -> bool:
@@ -131,6 +136,8 @@ class Seeding:
             self._tokens,
             self._rejected,
         )
+        if fields := str(self._passed_over):
+            _log.info("corpus %s: fields passed over: %s", self._corpus.name, fields)
 
     def _reject(self, place: str, reason: str) -> None:
         self._rejected += 1

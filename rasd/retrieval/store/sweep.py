@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -31,7 +32,7 @@ class Sweeper:
         self._grace_s = grace_s
         self._since: dict[str, float] = {}
 
-    def sweep(self, manifest: PartitionManifest, making: int, now: float) -> None:
+    def sweep(self, manifest: PartitionManifest, making: Collection[int], now: float) -> None:
         """Removes what was not needed for ``grace_s``. Files of other names are left alone.
 
         That no other writer has committed is seen before anything is removed; files of one that
@@ -39,7 +40,7 @@ class Sweeper:
 
         Args:
             manifest: the newest one.
-            making: number of the source that is being made, 0 for none.
+            making: numbers of the sources that are being made.
             now: monotonic seconds.
 
         Raises:
@@ -56,7 +57,7 @@ class Sweeper:
             for name in names
             if (found := _OURS.fullmatch(name))
             and name not in needed
-            and (found[1] is None or int(found[1]) != making)
+            and (found[1] is None or int(found[1]) not in making)
         }
         due = [name for name, since in self._since.items() if now - since >= self._grace_s]
         if due and newest_version(self._path) != manifest.version:

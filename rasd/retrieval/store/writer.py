@@ -21,7 +21,7 @@ from rasd.retrieval.store.lock import WriterLock
 from rasd.retrieval.store.manifest import PartitionManifest, docs_path
 from rasd.retrieval.store.partition import PartitionStore
 from rasd.retrieval.store.records import Document, Operation, Put, id_digest, partition_of
-from rasd.retrieval.store.upkeep import Clock, Submit, Upkeep
+from rasd.retrieval.store.upkeep import Clock, Report, Submit, Upkeep
 
 WAIT_S: Final = 10.0
 """How long a write waits for a compaction before it is refused."""
@@ -41,6 +41,7 @@ class CorpusWriter:
         settings: StoreConfig,
         submit: Submit,
         clock: Clock = time.monotonic,
+        report: Report = lambda _: None,
     ) -> None:
         """Opens a corpus for writing, and fences whoever else had it open.
 
@@ -64,7 +65,7 @@ class CorpusWriter:
             self._lock.release()
             raise
         self._upkeeps = [
-            Upkeep(store, self.spec, settings, submit, clock) for store in self._stores
+            Upkeep(store, self.spec, settings, submit, clock, report) for store in self._stores
         ]
 
     @property
@@ -117,7 +118,7 @@ class CorpusWriter:
         """Starts and commits compactions that are due, and removes files that are not needed.
 
         What fails is logged and tried again. Returns whether anything waits to be put into a
-        segment; it is after ``flush_after_s`` at the latest, if ticks go on.
+        segment, which it is after ``flush_after_s`` at the latest if ticks go on, or is merged.
 
         Raises:
             StoreLocked: another process has taken over.
@@ -175,7 +176,7 @@ class CorpusWriter:
                 self._lock.release()
 
     def _settle(
-        self, upkeeps: Iterable[Upkeep], step: Callable[[Upkeep], Future[Any] | None]
+        self, upkeeps: Iterable[Upkeep], step: Callable[[Upkeep], list[Future[Any]]]
     ) -> None:
         """Steps until nothing is due, waiting without holding the turn."""
         upkeeps = list(upkeeps)
@@ -184,7 +185,7 @@ class CorpusWriter:
         while True:
             with self._turn:
                 self._check_open()
-                running = [future for upkeep in upkeeps if (future := step(upkeep))]
+                running = [future for upkeep in upkeeps for future in step(upkeep)]
                 for upkeep in upkeeps:
                     upkeep.tidy()
                     if upkeep.error:
@@ -219,7 +220,7 @@ class CorpusWriter:
             left = deadline - time.monotonic()
             if not running or left <= 0:
                 raise Overloaded(excess)
-            wait([running], left)
+            wait(running, left, return_when=FIRST_COMPLETED)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -21,11 +21,13 @@ from rasd.errors import (
     NotFound,
     Overloaded,
     RasdError,
+    RequestError,
     SegmentError,
     StorageError,
     StoreLocked,
     Unavailable,
 )
+from rasd.retrieval.store.counters import WriteCounters
 from rasd.retrieval.store.group import Group
 from rasd.retrieval.store.records import Operation
 from rasd.retrieval.store.upkeep import Submit
@@ -40,28 +42,12 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class WriteCounters:
-    """What was written since the start, over all corpora. ``bytes`` are of texts, about.
-
-    ``documents`` and ``deletes`` count what was asked for and durable, changed or not.
-    """
-
-    documents: int = 0
-    deletes: int = 0
-    rejected: int = 0
-    bytes: int = 0
-    commits: int = 0
-    commit_seconds: float = 0.0
-    failed_commits: int = 0
-
-
 class _Slot:
     """A corpus that is written to.
 
     ``writer`` is None until it is opened, and after it failed; it is opened and closed under
     ``lock``. ``users`` counts those that use it or wait to. ``waits`` tells whether something
-    may wait to be put into a segment.
+    may wait to be put into a segment, or is merged.
     """
 
     def __init__(self, name: str, commit: Callable[[_Slot, list[Operation]], Any]) -> None:
@@ -182,8 +168,10 @@ class Writers:
         start = time.perf_counter()
         try:
             changes = await self._with(slot, lambda writer: writer.write(operations))
-        except BaseException:
-            self._counters.failed_commits += 1
+        except (RequestError, Unavailable):  # refused before anything was tried
+            raise
+        except Exception as error:
+            self._counters.fail("commit", slot.name, error)
             raise
         slot.waits = True
         self._counters.commits += 1
@@ -221,14 +209,16 @@ class Writers:
                     self._left[longest.name] = time.monotonic() + self._settings.flush_after_s
                 async with longest.lock:
                     await self._close_writer(longest)
-            slot.writer = await self._thread(
-                CorpusWriter, self._root, slot.name, self._settings, self._submit
-            )
+            slot.writer = await self._thread(self._opened, slot.name)
         finally:
             self._opening -= 1
         slot.waits = True
         self._left.pop(slot.name, None)
         return slot.writer
+
+    def _opened(self, name: str) -> CorpusWriter:
+        report = partial(self._counters.fail, "compaction", name)
+        return CorpusWriter(self._root, name, self._settings, self._submit, report=report)
 
     async def _close_writer(self, slot: _Slot) -> None:
         writer, slot.writer = slot.writer, None

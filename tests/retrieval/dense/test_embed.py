@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from rasd.retrieval.dense.embed import Spans, TokenMean, normalised
 from rasd.retrieval.dense.load import load_embedder
 from rasd.retrieval.dense.matrix import read_embeddings, reduced
 from rasd.retrieval.dense.passages import Cut, prompt_spans
+from rasd.retrieval.dense.sentence import SentenceEmbedder
 from rasd.retrieval.live import Live
 from rasd.retrieval.search import Part
 from rasd.retrieval.segment import build_segment
@@ -186,3 +189,40 @@ def test_the_embedder_is_the_one_named(tmp_path: Path) -> None:
     assert tokens.embed(spans).shape == (1, 64)
     with pytest.raises(ConfigError, match=r"pip install sentence-transformers|cannot be loaded"):
         load_embedder(str(tmp_path), "unused", None, byte_tokenizer())
+
+
+class FakeModel:
+    """Four counts of letters for a vector; notes how it was made and what it read."""
+
+    def __init__(self, name: str, device: str) -> None:
+        self.made = name, device
+        self.read: list[str] = []
+
+    def encode(self, texts: list[str], **options: Any) -> Any:
+        self.read += texts
+        return np.array([[text.count(letter) for letter in "abc "] for text in texts])
+
+
+def test_a_named_model_reads_the_text_of_passages(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = SimpleNamespace(SentenceTransformer=FakeModel)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", library)
+    tokenizer = byte_tokenizer()
+    found = load_embedder("some/model", "unused", None, tokenizer)
+    assert isinstance(found, SentenceEmbedder)
+    assert (found.name, found.dimension, found._model.made) == (
+        "some/model",
+        4,
+        ("some/model", "cpu"),
+    )
+    ids = tokenizer("aaab cd", add_special_tokens=False).input_ids
+    unknown = [len(tokenizer), 2**31]
+    tokens = np.array([tokenizer.bos_token_id, *ids, *unknown, *ids], np.uint32)
+    whole = 1 + len(ids) + len(unknown)
+    spans = Spans(tokens, np.array([0, whole, 3, 0]), np.array([whole, len(tokens), 3, 1]))
+    found._model.read.clear()
+    vectors = found.fitted([spans]).embed(spans)
+    assert found._model.read == ["aaab cd", "aaab cd", "", ""]
+    assert vectors.dtype == np.float32 and vectors.shape == (4, 4)
+    assert np.allclose(vectors[:2], np.array([3, 1, 1, 1]) / np.sqrt(12))
+    assert not np.any(vectors[2:])
+    assert found.embed(spans.of(slice(0, 0))).shape == (0, 4)

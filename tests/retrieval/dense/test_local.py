@@ -81,6 +81,19 @@ def test_a_refresh_takes_in_what_is_new_and_drops_what_is_gone(world: World) -> 
     assert found.match_length == 4 and set(found.origins.corpora.tolist()) == {0}
 
 
+def test_an_answer_is_partial_for_who_reads_what_is_damaged(world: World) -> None:
+    one = retriever(world, ask="none")
+    one.observe(0, text(2, 40, seed=9).astype(np.int32))
+    ask(one, "one")  # from here on sequence 0 asks for nothing
+    for file in (world.root / "two").rglob("source-*"):
+        file.write_bytes(b"")
+    one.store = world.store()
+    tail = text(2, 90)[20:24].astype(np.int32)
+    names = [("two",), ("one",), ("two",), (), ("one", "two")]
+    queries = [RetrieveQuery(number, tail, corpora) for number, corpora in enumerate(names)]
+    assert one.retrieve(RetrieveRequest(0, queries)).wait(0).partial == (2, 4)
+
+
 def test_indexes_are_built_beside(world: World) -> None:
     def fails() -> Embedder:
         raise OSError("no model")

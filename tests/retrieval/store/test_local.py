@@ -28,15 +28,23 @@ from rasd.errors import (
     StoreLocked,
     Unavailable,
 )
-from rasd.retrieval.store import local
+from rasd.retrieval.store import info, room
+from rasd.retrieval.store import writer as writers
 from rasd.retrieval.store.corpora import partition_path
 from rasd.retrieval.store.local import LocalCatalog
-from rasd.retrieval.store.manifest import docs_path, manifest_path, newest, newest_version, seg_path
+from rasd.retrieval.store.manifest import (
+    PartitionManifest,
+    docs_path,
+    manifest_path,
+    newest,
+    newest_version,
+    seg_path,
+)
 from rasd.retrieval.store.prepare import is_filled
 from rasd.retrieval.store.records import id_digest, partition_of
 from rasd.retrieval.store.verify import verify
 from rasd.retrieval.store.writer import CorpusWriter
-from tests.retrieval.store.worlds import Submitter, live
+from tests.retrieval.store.worlds import Submitter, live, make_corpus
 from tests.tokenizers import byte_tokenizer, metaspace_tokenizer
 
 SETTINGS = DatastoreConfig(
@@ -101,6 +109,27 @@ async def test_corpora_come_and_go(catalog: LocalCatalog, tmp_path: Path) -> Non
             await call
     await catalog.create("a", 2)
     assert texts(tmp_path, "a") == {}
+
+
+async def test_one_of_many_corpora_is_read_alone(
+    catalog: LocalCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    for i in range(300):
+        make_corpus(tmp_path, f"c{i}")
+    read: list[str] = []
+
+    def spied(path: Path) -> PartitionManifest:
+        read.append(path.parent.name)
+        return newest(path)
+
+    monkeypatch.setattr(info, "newest", spied)
+    assert (await catalog.corpus("c7")).name == "c7"
+    assert read == ["c7"] * 2  # partitions
+    with pytest.raises(NotFound, match="no corpus 'c300'"):
+        await catalog.corpus("c300")
+    assert read == ["c7"] * 2
+    assert len(await catalog.corpora()) == 300 and len(read) == 602
 
 
 async def test_the_numbers_of_a_corpus(catalog: LocalCatalog) -> None:
@@ -182,8 +211,8 @@ async def test_documents_are_read_as_they_were_written(catalog: LocalCatalog) ->
     for name, id_ in (("c", "gone"), ("c", "\ud800"), ("c", ""), ("other", "t"), ("nowhere", "t")):
         with pytest.raises(NotFound):
             await catalog.get(name, id_)
-    with pytest.raises(InvalidRequest, match="after must come from a page"):
-        await catalog.page("c", "x", 1)
+    with pytest.raises(InvalidRequest, match="after must be an id"):
+        await catalog.page("c", "\ud800", 1)
 
 
 async def test_a_corpus_of_another_tokenizer_takes_nothing(
@@ -277,8 +306,8 @@ async def test_what_waits_is_bounded(
     catalog: LocalCatalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     await catalog.create("c")
-    monkeypatch.setattr(local, "MAX_WAITING_BYTES", 200)
-    monkeypatch.setattr(local, "MAX_WAITING_DOCUMENTS", 3)
+    monkeypatch.setattr(room, "MAX_WAITING_BYTES", 200)
+    monkeypatch.setattr(room, "MAX_WAITING_DOCUMENTS", 3)
     go = threading.Event()
     tokenise = catalog._intake.tokenise
 
@@ -318,6 +347,61 @@ async def test_compactions_start_and_finish_by_themselves(tmp_path: Path) -> Non
         assert len(newest(path).segments) == 1
         await catalog.close()
     assert len(texts(tmp_path)) == 20
+
+
+async def test_so_many_compactions_run_as_may_over_all_corpora(tmp_path: Path) -> None:
+    """Until they are done the others wait, and none is left behind."""
+    settings = SETTINGS.model_copy(update={"compactions": 2})
+    submit = Submitter()
+    submit.hold = True
+    catalog = LocalCatalog(tmp_path, byte_tokenizer(), settings, submit)
+    names = [f"c{i}" for i in range(5)]
+    for name in names:
+        await catalog.create(name, 1)
+        await catalog.add(name, [new("x", "the abc " * 200)])
+    paths = [partition_path(tmp_path, name, 0) for name in names]
+    await until(lambda: catalog._compactions.waiting == 3)
+    writer = await catalog.writer()
+    assert (writer.compactions, writer.waiting, submit.waiting) == (2, 3, 2)
+    for left in range(5, 0, -1):
+        assert submit.waiting == min(left, 2)
+        submit.run_one()
+    await until(lambda: not any(newest(path).logs for path in paths))
+    writer = await catalog.writer()
+    assert (writer.compactions, writer.waiting, writer.failed_compactions) == (0, 0, 0)
+    await catalog.close()
+
+
+async def test_what_fails_is_counted_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = Submitter()
+    submit.hold = True
+    catalog = open_catalog(tmp_path, submit)
+    for name in ("a", "b"):
+        await catalog.create(name, 1)
+    assert (await catalog.writer()).failure is None
+    await catalog.add("a", [new("x", "the abc " * 200)])
+    await until(lambda: submit.waiting == 1)
+    submit.lose(MemoryError("no room"))
+    await until(lambda: bool(catalog.counters.failed))
+    writer = await catalog.writer()
+    assert (writer.failed_compactions, writer.failed_commits, writer.commits) == (1, 0, 1)
+    assert writer.commit_seconds > 0 and writer.failure is not None
+    assert (writer.failure.work, writer.failure.corpus) == ("compaction", "a")
+    assert writer.failure.error == "MemoryError: no room" and 0 <= writer.failure.age_s < 60
+    with closing(CorpusWriter(tmp_path, "b", SETTINGS.store, Submitter())):
+        with pytest.raises(StoreLocked):
+            await catalog.add("b", [new("x")])
+    monkeypatch.setattr(writers, "WAIT_S", 0)
+    await catalog.add("a", [new("y", "the abc " * 200)])
+    with pytest.raises(Overloaded):  # refused before anything is tried
+        await catalog.add("a", [new("z")])
+    writer = await catalog.writer()
+    assert (writer.failed_compactions, writer.failed_commits) == (1, 1)
+    assert writer.failure is not None and writer.failure.corpus == "b"
+    assert writer.failure.error.startswith("StoreLocked: ")
+    await catalog.close()
 
 
 async def test_what_a_killed_writer_left_is_taken_up(tmp_path: Path) -> None:

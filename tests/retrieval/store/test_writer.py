@@ -224,11 +224,119 @@ def test_a_lost_compaction_is_tried_again(
     assert max(pauses) == 60.25
     warned = [record for record in caplog.records if record.levelname == "WARNING"]
     assert [record.getMessage() for record in warned] == [
-        f"{partition(tmp_path)}: compaction failed: the process was killed"
+        f"{partition(tmp_path)}: flush failed: the process was killed"
     ]
     submit.run()
     store.tick()
     assert shape(newest(partition(tmp_path))) == [("segment", 5)]
+
+
+def test_a_flush_goes_on_beside_a_merge(
+    tmp_path: Path, store: CorpusWriter, submit: Submitter
+) -> None:
+    model = {}
+    for round_ in range(3):
+        submit.hold = round_ == 2
+        operations = put(*(f"{round_}-{i}" for i in range(6)))
+        model |= {operation.document.id: operation.document for operation in operations}
+        store.write(operations)
+        store.tick()
+    submit.run()
+    assert store.tick()  # it is not to be closed now
+    assert (submit.waiting, submit.calls) == (1, 4)  # of the three segments
+    operations = put("1-1", "new", tokens=60)
+    model |= {operation.document.id: operation.document for operation in operations}
+    store.write([*operations, Delete("0-0")])
+    store.tick()
+    assert submit.waiting == 2
+    submit.run_one(1)
+    store.tick()
+    assert shape(store.manifests[0]) == [("segment", 6)] * 3 + [("segment", 2)]
+    store.write([Delete("new"), Delete("2-2")])
+    submit.run_one()
+    store.tick()
+    assert shape(store.manifests[0]) == [("segment", 2), ("log", 0), ("segment", 18)]
+    for gone in ("0-0", "new", "2-2"):
+        del model[gone]
+    assert_holds(tmp_path, model)
+
+
+def test_a_segment_is_rebuilt_or_merged_and_never_both(
+    tmp_path: Path, store: CorpusWriter, submit: Submitter
+) -> None:
+    for round_ in range(3):
+        submit.hold = round_ == 2
+        store.write(put(*(f"{round_}-{i}" for i in range(6))))
+        store.tick()
+    (upkeep,) = store._upkeeps
+    first, _ = (entry.number for entry in store.manifests[0].segments)
+    submit.run()  # the third one's flush: a merge is due when that is seen
+    upkeep.rebuild(first)
+    store.tick()
+    assert (submit.waiting, submit.calls) == (1, 4)  # what is built anew is not merged
+    submit.run()
+    store.tick()
+    assert (submit.waiting, submit.calls) == (1, 5)
+    upkeep.rebuild(min(entry.number for entry in store.manifests[0].segments))
+    store.tick()
+    assert submit.waiting == 1  # what is merged is not built anew, also not later
+    submit.run()
+    store.tick()
+    assert submit.calls == 5 and upkeep.error is None
+    assert shape(store.manifests[0]) == [("segment", 18)]
+
+
+def test_a_merge_that_fails_keeps_no_flush(
+    tmp_path: Path, submit: Submitter, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_corpus(tmp_path, partitions=1)
+    failures: list[Exception] = []
+    store = CorpusWriter(tmp_path, "c", SMALL, submit, report=failures.append)
+    submit.hold = True
+    for round_ in range(5):
+        store.write(put(*(f"{round_}-{i}" for i in range(6))))
+        store.tick()
+        submit.run_one()
+        store.tick()
+        submit.lose(MemoryError("a merge"))
+        store.tick()
+    assert shape(store.manifests[0]) == [("segment", 6)] * 5
+    assert [str(error) for error in failures] == ["a merge"]  # and a pause before the next
+    assert [message.partition(": ")[2] for message in caplog.messages] == ["merge failed: a merge"]
+    assert store._upkeeps[0].error is failures[0]
+    submit.hold = False
+    store.flush()
+    assert store._upkeeps[0].error is None
+    assert shape(store.manifests[0]) == [("segment", 30)]
+    store.close()
+
+
+def test_what_is_larger_than_a_segment_should_be_is_indexed_all_the_same(
+    tmp_path: Path, submit: Submitter
+) -> None:
+    make_corpus(tmp_path, partitions=1)
+    settings = SMALL.model_copy(update={"max_segment_tokens": 100})
+    store = CorpusWriter(tmp_path, "c", settings, submit)
+    model = {}
+    for operations in (put("huge", tokens=1000), put("a", "b", "c", tokens=60), put("d", "e")):
+        model |= {operation.document.id: operation.document for operation in operations}
+        store.write(operations)
+    store.flush()
+    assert shape(store.manifests[0]) == [("segment", 1), ("segment", 3), ("segment", 2)]
+    for i in range(40):
+        operations = put(f"{i}", tokens=30)
+        model |= {operation.document.id: operation.document for operation in operations}
+        store.write(operations)
+    store.flush()
+    segments = store.manifests[0].segments
+    assert 12 <= len(segments) <= 2 + 2 * 2500 // 100
+    assert all(one.tokens + one.documents <= 100 for one in segments[3:])
+    store.write([Delete("huge")])
+    store.flush()
+    del model["huge"]
+    assert_holds(tmp_path, model)
+    assert 1000 not in [one.tokens for one in store.manifests[0].segments]
+    store.close()
 
 
 def test_flush_says_what_went_wrong(store: CorpusWriter, submit: Submitter) -> None:

@@ -57,10 +57,17 @@ class Machine(RuleBasedStateMachine):
         self.model: dict[str, Document] = {}
         self.last: list[Operation] = []
 
-    @initialize(partitions=st.integers(1, 3), flush=st.integers(1, 60), segments=st.integers(1, 3))
-    def start(self, partitions: int, flush: int, segments: int) -> None:
+    @initialize(
+        partitions=st.integers(1, 3),
+        flush=st.integers(1, 60),
+        segments=st.integers(1, 3),
+        most=st.integers(1, 300),
+    )
+    def start(self, partitions: int, flush: int, segments: int, most: int) -> None:
         make_corpus(self.root, partitions=partitions, vocabulary=VOCABULARY)
-        self.settings = StoreConfig(flush_tokens=flush, max_segments=segments, grace_s=0)
+        self.settings = StoreConfig(
+            flush_tokens=flush, max_segments=segments, max_segment_tokens=most, grace_s=0
+        )
         self.submit = Submitter()
         self.store = CorpusWriter(self.root, "c", self.settings, self.submit)
 
@@ -103,6 +110,12 @@ class Machine(RuleBasedStateMachine):
         self.submit.run()
         self.store.tick()
 
+    @precondition(lambda self: self.submit.waiting)
+    @rule(which=st.integers(0, 5))
+    def finish_one(self, which: int) -> None:
+        self.submit.run_one(which % self.submit.waiting)
+        self.store.tick()
+
     @rule()
     def lose(self) -> None:
         self.submit.lose(RuntimeError("the process was killed"))
@@ -115,7 +128,8 @@ class Machine(RuleBasedStateMachine):
         self.store.flush()
         for manifest in self.store.manifests:
             assert not manifest.logs
-            assert len(manifest.segments) <= self.settings.max_segments
+            large = 2 * (manifest.tokens + manifest.documents) / self.settings.max_segment_tokens
+            assert len(manifest.segments) <= self.settings.max_segments + large
 
     @rule(stolen=st.booleans())
     def reopen(self, stolen: bool) -> None:

@@ -125,14 +125,23 @@ class Submitter:
             self.run()
         return future
 
+    @property
+    def waiting(self) -> int:
+        """How many calls are kept."""
+        return len(self._waiting)
+
     def run(self) -> None:
         """Does what was kept, and no more."""
-        waiting, self._waiting = self._waiting, []
-        for future, call in waiting:
-            try:
-                future.set_result(call())
-            except Exception as error:
-                future.set_exception(error)
+        for _ in range(len(self._waiting)):
+            self.run_one()
+
+    def run_one(self, at: int = 0) -> None:
+        """Does one of what was kept."""
+        future, call = self._waiting.pop(at)
+        try:
+            future.set_result(call())
+        except Exception as error:
+            future.set_exception(error)
 
     def lose(self, error: Exception) -> None:
         """The process that was to do it dies."""
