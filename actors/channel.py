@@ -46,7 +46,7 @@ class _Flight:
         """The engine brought this."""
         self.tokens += output.tokens
         self.ended = output.finish is not None
-        self.totals = _sum(self.before, output.statistics)
+        self.totals = self.before + output.statistics
         self.unread.put_nowait(replace(output, statistics=self.totals))
 
 
@@ -207,15 +207,3 @@ class EngineChannel:
             self.on_engine_lost("the connection to the engine broke")
         finally:
             monitor.close()
-
-
-def _sum(a: Statistics, b: Statistics) -> Statistics:
-    return Statistics(
-        a.steps + b.steps,
-        a.tokens + b.tokens,
-        a.nodes + b.nodes,
-        a.accepted_nodes + b.accepted_nodes,
-        {name: a.drafted[name] + b.drafted[name] for name in a.drafted},
-        {name: a.accepted[name] + b.accepted[name] for name in a.accepted},
-        a.preemptions + b.preemptions,
-    )

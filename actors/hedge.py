@@ -57,6 +57,13 @@ class Part:
         return self.answer is None and any(question.open for question in self._asked)
 
     @property
+    def lacking(self) -> list[int]:
+        """Places of the queries that are not answered, or not by all that the slot holds."""
+        if self.answer is None:
+            return self.places
+        return [place for i, place in enumerate(self.places) if i in self.answer.partial]
+
+    @property
     def owing(self) -> list[Client]:
         """From where an answer may still come."""
         return [question.call.client for question in (*self._asked, *self._probes) if question.open]

@@ -66,7 +66,7 @@ class Question:
     call: Call[ShardReply]
     since_s: float
     found: list[Continuations] | None = None
-    partial: bool = False
+    partial: tuple[int, ...] = ()
     failed: bool = False
     missed: bool = False
 

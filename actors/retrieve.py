@@ -48,11 +48,11 @@ class _Group:
 class RemoteRetriever:
     """A `Retriever` over the slots of a table. Belongs to one thread.
 
-    Each slot is asked once per step, for all queries that read a corpus it holds. Its replicas
+    A request asks each slot once, for all queries that read a corpus it holds. Its replicas
     take turns. One that dies or is slow costs nothing but time: the same is asked of another.
-    A slot without any makes answers partial; it never makes them late, and after three misses
-    costs nothing either (`Peer`). So the engine need not keep away from the whole: what is late
-    here says that it has been counted (`StageTimeout.counted`).
+    A slot without any makes the answers partial that read from it; it never makes them late, and
+    after three misses costs nothing either (`Peer`). So the engine need not keep away from the
+    whole: what is late here says that it has been counted (`StageTimeout.counted`).
     """
 
     def __init__(
@@ -195,10 +195,10 @@ class Retrieving:
 
     def _merged(self) -> RetrieveReply:
         answers: list[list[Continuations]] = [[] for _ in self._request.queries]
-        partial = False
+        partial: set[int] = set()
         for part in self._parts:
             question = part.answer
-            partial = partial or question is None or question.partial
+            partial.update(part.lacking)
             if question is None or question.found is None:
                 continue
             for place, asked, found in zip(
@@ -206,4 +206,5 @@ class Retrieving:
             ):
                 answers[place].append(widened(found, asked, self._request.queries[place]))
         answers = [united(*each) for each in zip(self._copied, answers, strict=True)]
-        return RetrieveReply(self._request.step, merge_all(answers, self._nodes), partial)
+        merged = merge_all(answers, self._nodes)
+        return RetrieveReply(self._request.step, merged, tuple(sorted(partial)))

@@ -64,6 +64,7 @@ class Router:
             self._corpora,
             self._datastore.resolve if self._datastore is not None else None,
             by_meaning=config.retrieval.dense is not None and self._datastore is not None,
+            look=self._datastore.names if self._datastore is not None else None,
         )
         self._count_restarts(self._service.metrics.registry)
         if datastore is not None:

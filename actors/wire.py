@@ -109,11 +109,11 @@ class DenseReply:
 
 @dataclass(frozen=True, slots=True)
 class ShardReply:
-    """Shard to engine. ``partial``: a file of a corpus that some query reads does not serve."""
+    """Shard to engine. ``partial``: places of queries that read a file which does not serve."""
 
     step: int
     answers: PackedAnswers
-    partial: bool = False
+    partial: tuple[int, ...] = ()
 
 
 MESSAGES: Final[tuple[type, ...]] = (

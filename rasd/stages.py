@@ -278,11 +278,11 @@ class RetrieveRequest:
 
 @dataclass(frozen=True, slots=True)
 class RetrieveReply:
-    """Answers in the order of the queries. ``partial``: some shard did not contribute."""
+    """Answers in the order of the queries. ``partial``: places of those that lack some shard's."""
 
     step: int
     found: list[Continuations]
-    partial: bool = False
+    partial: tuple[int, ...] = ()
 
 
 class Retriever(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass, fields
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -31,12 +32,34 @@ _TYPES: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class ErrorDetail:
+    """``message`` is for people, ``code`` for programs; ``param`` is what is at fault."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorAnswer:
+    """Every answer of a status from 400 on."""
+
+    error: ErrorDetail
+
+
+def fields_of(value: Any) -> dict[str, Any]:
+    """A dataclass by the names of its fields; what is in them stays as it is."""
+    return {field.name: getattr(value, field.name) for field in fields(value)}
+
+
 # Made once: `json.dumps` makes one per call where its settings are not the default.
-_JSON: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+_JSON: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=fields_of)
 
 
 def to_json(content: Any) -> bytes:
-    """Compact JSON. Lone surrogates, which UTF-8 cannot say, are escaped."""
+    """Compact JSON; dataclasses are objects. Lone surrogates, which UTF-8 has not, are escaped."""
     return _JSON.encode(content).encode()
 
 
@@ -49,7 +72,7 @@ def status_of(error: Exception) -> int:
     return 500
 
 
-def error_body(error: Exception, request_id: str) -> dict[str, Any]:
+def error_body(error: Exception, request_id: str) -> ErrorAnswer:
     """The error for the client. What is not meant for clients becomes a number to ask about."""
     status = status_of(error)
     message, param, code = f"internal error in request {request_id}", None, "server_error"
@@ -64,7 +87,7 @@ def error_body(error: Exception, request_id: str) -> dict[str, Any]:
     if len(message) > MAX_MESSAGE:
         message = message[: MAX_MESSAGE - 3] + "..."
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return ErrorAnswer(ErrorDetail(message, kind, param, code))
 
 
 def error_response(error: Exception, request_id: str) -> Response:

@@ -15,7 +15,17 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from rasd.api.answers import to_json
-from rasd.api.corpora_errors import for_client, no_corpus
+from rasd.api.corpora_answers import (
+    CorporaAnswer,
+    CorpusAnswer,
+    DeletedAnswer,
+    DocumentAnswer,
+    DocumentsAnswer,
+    StatusAnswer,
+    WrittenAnswer,
+    visible,
+)
+from rasd.api.corpora_errors import for_client
 from rasd.api.corpora_protocol import (
     CONTENT,
     PAGING,
@@ -23,21 +33,12 @@ from rasd.api.corpora_protocol import (
     DocumentsBody,
     IdsBody,
     ScaleBody,
-    contents_answer,
-    corpora_answer,
-    corpus_answer,
-    deleted_answer,
-    document_answer,
-    documents_answer,
     parse_paging,
-    status_answer,
-    visible,
-    written_answer,
 )
 from rasd.api.datastore_metrics import DatastoreMetrics
 from rasd.api.guard import caller_of
 from rasd.api.refusals import body_schema, read_body
-from rasd.datastore import CorpusInfo, Datastore, DocumentInfo, StoredDocument, Written
+from rasd.datastore import Datastore, DocumentInfo, StoredDocument, Written
 from rasd.errors import DeadlineExceeded, InvalidRequest, NotFound, RasdError
 
 T = TypeVar("T")
@@ -49,7 +50,6 @@ CALL_DEADLINE_S: Final = 120.0
 PAGE_TOKENS: Final = 256 * 1024
 """Tokens of documents, at most or in a single one, on a page with content."""
 
-_PAGED: Final = {"parameters": PAGING}
 _LARGE: Final = 32 * 1024
 """Tokens from which on documents become JSON beside the event loop."""
 
@@ -71,22 +71,25 @@ class CorporaRoutes:
 
     def add_to(self, app: FastAPI) -> None:
         """Adds all routes."""
-        corpus, documents = "/v1/corpora/{name}", "/v1/corpora/{name}/documents"
-        routes: list[tuple[str, str, Callable[..., Any], dict[str, Any] | None]] = [
-            ("GET", "/v1/corpora", self.corpora, _PAGED),
-            ("POST", "/v1/corpora", self.create, body_schema("CorpusBody")),
-            ("GET", corpus, self.corpus, None),
-            ("DELETE", corpus, self.drop, None),
-            ("GET", documents, self.documents, {"parameters": [*PAGING, CONTENT]}),
-            ("POST", documents, self.add, body_schema("DocumentsBody")),
-            ("POST", f"{documents}/delete", self.delete_many, body_schema("IdsBody")),
-            ("GET", f"{documents}/{{id:path}}", self.document, None),
-            ("DELETE", f"{documents}/{{id:path}}", self.delete, None),
-            ("GET", "/v1/datastore", self.status, None),
-            ("PUT", "/v1/datastore/scale", self.scale, body_schema("ScaleBody")),
+        corpora, corpus, whole = "/v1/corpora", "/v1/corpora/{name}", "/v1/datastore"
+        documents, document = f"{corpus}/documents", f"{corpus}/documents/{{id:path}}"
+        made = {"responses": {201: {"model": CorpusAnswer}}, **_takes("CorpusBody")}
+        paged, with_content = _asks(*PAGING), _asks(*PAGING, CONTENT)
+        routes: list[tuple[str, str, Callable[..., Any], type, dict[str, Any]]] = [
+            ("GET", corpora, self.corpora, CorporaAnswer, paged),
+            ("POST", corpora, self.create, CorpusAnswer, made),
+            ("GET", corpus, self.corpus, CorpusAnswer, {}),
+            ("DELETE", corpus, self.drop, DeletedAnswer, {}),
+            ("GET", documents, self.documents, DocumentsAnswer, with_content),
+            ("POST", documents, self.add, WrittenAnswer, _takes("DocumentsBody")),
+            ("POST", f"{documents}/delete", self.delete_many, WrittenAnswer, _takes("IdsBody")),
+            ("GET", document, self.document, DocumentAnswer, {}),
+            ("DELETE", document, self.delete, DeletedAnswer, {}),
+            ("GET", whole, self.status, StatusAnswer, {}),
+            ("PUT", f"{whole}/scale", self.scale, StatusAnswer, _takes("ScaleBody")),
         ]
-        for method, path, handler, extra in routes:
-            app.add_api_route(path, handler, methods=[method], openapi_extra=extra)
+        for method, path, handler, answer, more in routes:
+            app.add_api_route(path, handler, methods=[method], response_model=answer, **more)
 
     # --- corpora --------------------------------------------------------------------------------
 
@@ -95,7 +98,7 @@ class CorporaRoutes:
         paging = parse_paging(request.query_params)
         caller = caller_of(request.scope)
         there = await _within(self._datastore.corpora())
-        return _json(corpora_answer([one for one in there if caller.may_read(one.name)], paging))
+        return _json(CorporaAnswer.of([one for one in there if caller.may_read(one.name)], paging))
 
     async def create(self, request: Request) -> Response:
         """Make an empty corpus: 201, or 200 if it is there already, made the same way."""
@@ -103,22 +106,21 @@ class CorporaRoutes:
         caller.check_manage()
         body = await read_body(request, CorpusBody)
         caller.check_manage(body.name)
-        there = await _within(self._datastore.corpora())
+        known = await self._is_there(body.name)
         made = await _within(self._datastore.create(body.name, body.partitions), body.name)
-        known = any(one.name == body.name for one in there)
-        return _json(corpus_answer(made), 200 if known else 201)
+        return _json(CorpusAnswer.of(made), 200 if known else 201)
 
     async def corpus(self, request: Request, name: str) -> Response:
         """Describe a corpus."""
         caller_of(request.scope).check_read(name)
-        return _json(corpus_answer(await self._find(name)))
+        return _json(CorpusAnswer.of(await _within(self._datastore.corpus(name), name)))
 
     async def drop(self, request: Request, name: str) -> Response:
         """Remove a corpus with everything in it."""
         caller_of(request.scope).check_manage(name)
         await _within(self._datastore.drop(name), name)
         self._metrics.forget(name)
-        return _json(deleted_answer("corpus", name))
+        return _json(DeletedAnswer(id=name, object="corpus.deleted"))
 
     # --- documents ------------------------------------------------------------------------------
 
@@ -131,7 +133,7 @@ class CorporaRoutes:
         paging = parse_paging(request.query_params, content=True)
         page = await _within(self._datastore.page(name, paging.after, paging.limit), name)
         if not paging.content:
-            return _json(documents_answer(page))
+            return _json(DocumentsAnswer.listed(page))
         fit = _fitting(page.documents)
         if fit < len(page.documents):
             page = await _within(self._datastore.page(name, paging.after, fit), name)
@@ -140,7 +142,7 @@ class CorporaRoutes:
             some = page.documents[start : start + _AT_ONCE]
             answers = await asyncio.gather(*(self._get_if_there(name, one.id) for one in some))
             found += [one for one in answers if one is not None]
-        return await asyncio.to_thread(_json, contents_answer(found, page))
+        return await asyncio.to_thread(_json, DocumentsAnswer.whole(page, found))
 
     async def add(self, request: Request, name: str) -> Response:
         """Add or replace documents, at most 1000 in one call.
@@ -165,8 +167,8 @@ class CorporaRoutes:
         _check_id(request, id)
         found = await _within(self._datastore.get(name, id), name)
         if len(found.tokens) < _LARGE:
-            return _json(document_answer(found))
-        return await asyncio.to_thread(_json, document_answer(found))
+            return _json(DocumentAnswer.of(found))
+        return await asyncio.to_thread(_json, DocumentAnswer.of(found))
 
     async def delete(self, request: Request, name: str, id: str) -> Response:
         """Delete a document. Its id may hold slashes."""
@@ -178,14 +180,14 @@ class CorporaRoutes:
             raise InvalidRequest(written[0].error, param="id")
         if written[0].change == "missing":
             raise NotFound(f"there is no document {id!r:.200} in {name!r}", param="id")
-        return _json(deleted_answer("document", id))
+        return _json(DeletedAnswer(id=id, object="document.deleted"))
 
     # --- the whole ------------------------------------------------------------------------------
 
     async def status(self, request: Request) -> Response:
         """Describe the datastore: corpora this key may read, shards, and how they are scaled."""
         status = await _within(self._datastore.status())
-        return _json(status_answer(visible(status, caller_of(request.scope))))
+        return _json(StatusAnswer.of(visible(status, caller_of(request.scope))))
 
     async def scale(self, request: Request) -> Response:
         """Set how many shards serve, and replicas of each, until the next deployment."""
@@ -193,7 +195,7 @@ class CorporaRoutes:
         caller.check_manage()
         body = await read_body(request, ScaleBody)
         status = await _within(self._datastore.scale(body.scale()))
-        return _json(status_answer(visible(status, caller)))
+        return _json(StatusAnswer.of(visible(status, caller)))
 
     @property
     def _datastore(self) -> Datastore:
@@ -201,11 +203,12 @@ class CorporaRoutes:
             raise NotFound("this application has no datastore; its configuration says null")
         return self._get_datastore()
 
-    async def _find(self, name: str) -> CorpusInfo:
-        for corpus in await _within(self._datastore.corpora()):
-            if corpus.name == name:
-                return corpus
-        raise no_corpus(name)
+    async def _is_there(self, name: str) -> bool:
+        try:
+            await _within(self._datastore.corpus(name), name)
+        except NotFound:
+            return False
+        return True
 
     async def _get_if_there(self, name: str, id_: str) -> StoredDocument | None:
         try:
@@ -215,7 +218,17 @@ class CorporaRoutes:
 
     def _written(self, name: str, written: list[Written]) -> Response:
         self._metrics.wrote(name, written)
-        return _json(written_answer(written))
+        return _json(WrittenAnswer.of(written))
+
+
+def _takes(body: str) -> dict[str, Any]:
+    """What a route with a body says of itself."""
+    return {"openapi_extra": body_schema(body)}
+
+
+def _asks(*parameters: dict[str, Any]) -> dict[str, Any]:
+    """What a route with a query says of itself."""
+    return {"openapi_extra": {"parameters": list(parameters)}}
 
 
 async def _within(call: Awaitable[T], corpus: str | None = None) -> T:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 from typing import Final
 
+from rasd.datastore import Failure
 from rasd.errors import (
     Conflict,
     NotFound,
@@ -48,6 +50,12 @@ def for_client(error: RasdError, corpus: str | None) -> RasdError:
     if isinstance(error, Overloaded):
         return Overloaded(message, retry_after_s=error.retry_after_s)
     return type(error)(message)
+
+
+def failure_for_client(failure: Failure) -> Failure:
+    """The failure in a line, without paths of this server; the writer's log has all of it."""
+    line = failure.error.partition("\n")[0]
+    return replace(failure, error=_without_paths(line, failure.corpus))
 
 
 def _without_paths(message: str, corpus: str | None) -> str:

@@ -1,4 +1,4 @@
-"""The bodies, queries and answers of `/v1/corpora` and `/v1/datastore`.
+"""The bodies and queries of `/v1/corpora` and `/v1/datastore`.
 
 What can be said of a document alone (its id, its size, its tokens) is the datastore's to judge,
 one by one; here only the shape of the whole is checked.
@@ -6,27 +6,15 @@ one by one; here only the shape of the whole is checked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import QueryParams
 
-from rasd.api.auth import Caller
 from rasd.api.refusals import at_most, show
 from rasd.config import Name
-from rasd.datastore import (
-    MAX_REPLICAS,
-    MAX_SHARDS,
-    CorpusInfo,
-    DatastoreStatus,
-    NewDocument,
-    Page,
-    Scale,
-    StoredDocument,
-    Written,
-)
+from rasd.datastore import MAX_REPLICAS, MAX_SHARDS, NewDocument, Scale
 from rasd.errors import InvalidRequest, UnsupportedParameter
 
 MAX_DOCUMENTS: Final = 1000
@@ -115,7 +103,7 @@ PAGING: Final[list[dict[str, Any]]] = [
     {
         "name": "after",
         "in": "query",
-        "description": "The last_id of the page before.",
+        "description": "The id of the last entry of the page before, its last_id.",
         "schema": {"type": "string"},
     },
 ]
@@ -164,94 +152,8 @@ def parse_paging(query: QueryParams, *, content: bool = False) -> Paging:
         )
     after = given.get("after")
     if after == "" or (after and "\0" in after):
-        raise InvalidRequest(f"after must be a last_id; got {show(after)}", param="after")
+        raise InvalidRequest(f"after must be an id; got {show(after)}", param="after")
     wanted = given.get("content", "false")
     if wanted not in ("true", "false"):
         raise InvalidRequest(f"content must be true or false; got {show(wanted)}", param="content")
     return Paging(int(digits), after, wanted == "true")
-
-
-# --- answers ----------------------------------------------------------------------------------
-
-
-def corpus_answer(corpus: CorpusInfo) -> dict[str, Any]:
-    """A corpus."""
-    return {"object": "corpus", **asdict(corpus)}
-
-
-def corpora_answer(corpora: list[CorpusInfo], paging: Paging) -> dict[str, Any]:
-    """A page of corpora, by name."""
-    ordered = sorted(corpora, key=lambda corpus: corpus.name)
-    left = [one for one in ordered if paging.after is None or one.name > paging.after]
-    shown = left[: paging.limit]
-    more = len(left) > len(shown)
-    return _list(list(map(corpus_answer, shown)), shown[-1].name if more else None)
-
-
-def documents_answer(page: Page) -> dict[str, Any]:
-    """A page of documents, in the datastore's own order."""
-    shown = [
-        {"object": "document", "id": document.id, "token_count": document.tokens}
-        for document in page.documents
-    ]
-    return _list(shown, page.after) | {"damaged": page.damaged}
-
-
-def contents_answer(documents: list[StoredDocument], page: Page) -> dict[str, Any]:
-    """A page of documents with what they were made of; ``documents`` are those still there."""
-    shown = [
-        document_answer(one) | ({} if one.text is None else {"tokens": None}) for one in documents
-    ]
-    return _list(shown, page.after) | {"damaged": page.damaged}
-
-
-def document_answer(document: StoredDocument) -> dict[str, Any]:
-    """A document with all its content."""
-    return {
-        "object": "document",
-        "id": document.id,
-        "text": document.text,
-        "tokens": document.tokens,
-        "metadata": document.metadata,
-        "token_count": len(document.tokens),
-    }
-
-
-def written_answer(written: list[Written]) -> dict[str, Any]:
-    """What became of each document, in order."""
-    data: list[Mapping[str, str]] = [
-        {"id": one.id, "change": one.change, **({"error": one.error} if one.error else {})}
-        for one in written
-    ]
-    rejected = sum(one.change == "rejected" for one in written)
-    return {"object": "list", "data": data, "rejected": rejected}
-
-
-def deleted_answer(kind: str, id_: str) -> dict[str, Any]:
-    """That something is gone, as OpenAI says it."""
-    return {"id": id_, "object": f"{kind}.deleted", "deleted": True}
-
-
-def status_answer(status: DatastoreStatus) -> dict[str, Any]:
-    """The whole datastore."""
-    return {
-        "object": "datastore",
-        **asdict(status),
-        "corpora": list(map(corpus_answer, status.corpora)),
-    }
-
-
-def visible(status: DatastoreStatus, caller: Caller) -> DatastoreStatus:
-    """What of it the caller may know.
-
-    That is the corpora it may read. Shards tell how much there is in all; the version and whether
-    partitions move tell when others are made or dropped. Only who may read everything sees those.
-    """
-    corpora = [corpus for corpus in status.corpora if caller.may_read(corpus.name)]
-    if caller.corpora is None:
-        return replace(status, corpora=corpora)
-    return replace(status, corpora=corpora, shards=[], version=0, moving=False)
-
-
-def _list(data: list[dict[str, Any]], last_id: str | None) -> dict[str, Any]:
-    return {"object": "list", "data": data, "has_more": last_id is not None, "last_id": last_id}

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from rasd import __version__
-from rasd.api.answers import to_json
+from rasd.api.answers import ErrorAnswer, to_json
 from rasd.api.auth import Keyring
 from rasd.api.body import BodyMiddleware
 from rasd.api.corpora import CorporaRoutes, GetDatastore
@@ -48,7 +48,12 @@ def build_app(
             decides who is local (see `rasd.api.auth.is_local`).
         get_datastore: as ``get_service``; None where the application has no datastore.
     """
-    app = FastAPI(title="RASD", version=__version__, summary="OpenAI-compatible text generation")
+    app = FastAPI(
+        title="RASD",
+        version=__version__,
+        summary="OpenAI-compatible text generation",
+        responses={status: {"model": ErrorAnswer} for status in ("4XX", "5XX")},
+    )
     _add_generation(app, get_service)
     _add_models(app, get_service)
     metrics = DatastoreMetrics(config.served_model_name, get_datastore)

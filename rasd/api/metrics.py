@@ -46,6 +46,7 @@ class Metrics:
         self._drafted_by = self._by_source("spec_decode_num_draft_tokens_per_source", "Drafted")
         self._accepted_by = self._by_source("spec_decode_num_accepted_tokens_per_source", "Kept")
         self._preemptions = self._counter("num_preemptions", "Sequences set back")
+        self._partial = self._counter("retrieval_partial", "Steps without some partition asked for")
         self._prompt = self._counter("prompt_tokens", "Tokens of admitted prompts")
         self._generated = self._counter("generation_tokens", "Tokens generated")
         self._success = self._labelled("request_success", "Choices finished", "finished_reason")
@@ -80,6 +81,7 @@ class Metrics:
         _add(self._draft_tokens, now.nodes - before.nodes)
         _add(self._accepted, now.accepted_nodes - before.accepted_nodes)
         _add(self._preemptions, now.preemptions - before.preemptions)
+        _add(self._partial, now.partial_steps - before.partial_steps)
         for source in SOURCES:
             _add(self._drafted_by[source], now.drafted[source] - before.drafted[source])
             _add(self._accepted_by[source], now.accepted[source] - before.accepted[source])

@@ -60,22 +60,15 @@ async def collect(pieces: AsyncGenerator[Piece, None], choices: int) -> Result:
     return result
 
 
-def summary(parts: Iterable[Statistics]) -> dict[str, Any]:
+def summary(parts: Iterable[Statistics], *, corpora: bool) -> dict[str, Any]:
     """What speculation did for a request, over all its choices.
 
     ``steps`` forwards gave ``tokens`` tokens, ``acceptance_length`` each; ``nodes`` were drafted
-    and ``accepted_nodes`` of them kept, by source in ``drafted`` and ``accepted``.
+    and ``accepted_nodes`` of them kept, by source in ``drafted`` and ``accepted``. With
+    ``corpora``, which it then asks, ``partial_steps`` did without some partition of them.
     """
-    total = Statistics()
-    for part in parts:
-        total.steps += part.steps
-        total.tokens += part.tokens
-        total.nodes += part.nodes
-        total.accepted_nodes += part.accepted_nodes
-        total.preemptions += part.preemptions
-        for source in total.drafted:
-            total.drafted[source] += part.drafted[source]
-            total.accepted[source] += part.accepted[source]
+    total = sum(parts, Statistics())
+    partial = {"partial_steps": total.partial_steps} if corpora else {}
     return {
         "steps": total.steps,
         "tokens": total.tokens,
@@ -85,4 +78,5 @@ def summary(parts: Iterable[Statistics]) -> dict[str, Any]:
         "drafted": total.drafted,
         "accepted": total.accepted,
         "preemptions": total.preemptions,
+        **partial,
     }

@@ -18,6 +18,7 @@ from rasd.api.choice import Piece, Run, merge, pieces_of
 from rasd.api.gate import Gate
 from rasd.api.intake import Intake
 from rasd.api.metrics import Metrics
+from rasd.api.names import Look, Names
 from rasd.api.origins import Resolve
 from rasd.api.protocol import Ask, Conversation, Prompts
 from rasd.api.results import Result, collect
@@ -69,6 +70,7 @@ class TextService:
         corpora: names of the corpora there are now; asked for every request.
         resolve: finds ids of documents, for requests that ask what they quote.
         by_meaning: whether passages near a prompt can be copied (`rasd.config.DenseConfig`).
+        look: asks what corpora there are, for requests that name others; see `Names`.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class TextService:
         corpora: Callable[[], Iterable[str]] = tuple,
         resolve: Resolve | None = None,
         by_meaning: bool = False,
+        look: Look | None = None,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
@@ -88,6 +91,7 @@ class TextService:
         self.corpora = corpora
         self.resolve = resolve
         self.by_meaning = by_meaning
+        self._names = None if look is None else Names(look)
         self.created = int(time.time())
         self.texts = TokenTexts(tokenizer)
         self.gate = Gate(config.max_running, config.max_queued, config.queue_deadline_s)
@@ -167,7 +171,7 @@ class TextService:
         """Checks what depends on the model, the load and the caller, and tokenises.
 
         Raises:
-            Unavailable: the service drains.
+            Unavailable: the service drains, or nobody says whether there is a corpus.
             Overloaded: it has no room, so no work is done.
             InvalidRequest, Forbidden, NotFound: the request is at fault.
         """
@@ -184,7 +188,7 @@ class TextService:
         self.intake.check_ids("logit_bias", ask.params.logit_bias)
         self.intake.check_ids("stop_token_ids", ask.params.stop_token_ids)
         check_passages(ask.params, self.by_meaning)
-        corpora = caller.resolve(ask.params.corpora, self.corpora())
+        corpora = await self._corpora_of(ask.params.corpora, caller)
         resolved = replace(ask.params, corpora=corpora)
         prompts = await self.intake.encode(ask.prompts)
         named = "messages" if isinstance(ask.prompts, Conversation) else "prompt"
@@ -223,6 +227,16 @@ class TextService:
     def _check_open(self) -> None:
         if self._draining:
             raise Unavailable("the service is draining and takes no new requests")
+
+    async def _corpora_of(self, asked: Sequence[str] | None, caller: Caller) -> tuple[str, ...]:
+        """What a request reads. Whoever names what is not known here waits until it is found."""
+        known = frozenset(self.corpora())
+        try:
+            return caller.resolve(asked, known)
+        except NotFound:
+            if self._names is None or asked is None:
+                raise
+        return caller.resolve(asked, known | await self._names.find(frozenset(asked) - known))
 
     def _sources(self, job: Job) -> list[AsyncGenerator[Piece, None]]:
         limit = self.config.run_deadline_s

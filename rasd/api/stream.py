@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Final
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -65,7 +65,7 @@ class EventStream(Response):
         return _events([error_body(error, self._request_id)])
 
 
-def _events(chunks: Iterable[dict[str, Any]]) -> bytes:
+def _events(chunks: Iterable[object]) -> bytes:
     return b"".join(b"data: " + to_json(chunk) + b"\n\n" for chunk in chunks)
 
 

@@ -51,10 +51,12 @@ class _Shape:
         self._job = job
         self._texts = texts
         self._include_usage = include_usage
-        self._wants_logprobs = job.params[0].logprobs is not None
+        params = job.params[0]
+        self._wants_logprobs = params.logprobs is not None
+        self._asks_corpora = bool(params.corpora) and params.speculation in ("corpus", "rasd")
         self._completion_tokens = 0
         self._statistics: dict[int, Statistics] = {}
-        self._wants_origins = job.params[0].return_origins
+        self._wants_origins = params.return_origins
         self._origins: dict[int, list[Quote]] = {}
         self._head = {
             "id": f"{self.prefix}-{job.request_id}",
@@ -98,7 +100,7 @@ class _Shape:
     def _rasd(
         self, statistics: Iterable[Statistics], origins: dict[int, list[Quote]]
     ) -> dict[str, Any]:
-        said = summary(statistics)
+        said = summary(statistics, corpora=self._asks_corpora)
         if self._wants_origins:
             said["origins"] = [
                 entry for i in sorted(origins) for entry in origins_as_json(i, origins[i])

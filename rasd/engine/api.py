@@ -56,7 +56,8 @@ class Statistics:
 
     ``steps`` counts verified trees (a step that ends the prompt counts too), ``nodes`` and
     ``accepted_nodes`` drafted nodes whatever their source; ``drafted`` and ``accepted`` count
-    them per source name, a node of two sources in both.
+    them per source name, a node of two sources in both. ``partial_steps`` are those for which
+    an answer from the corpora lacked some partition.
     """
 
     steps: int = 0
@@ -66,6 +67,20 @@ class Statistics:
     drafted: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SOURCES, 0))
     accepted: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SOURCES, 0))
     preemptions: int = 0
+    partial_steps: int = 0
+
+    def __add__(self, other: Statistics) -> Statistics:
+        """The totals of both."""
+        return Statistics(
+            self.steps + other.steps,
+            self.tokens + other.tokens,
+            self.nodes + other.nodes,
+            self.accepted_nodes + other.accepted_nodes,
+            {name: count + other.drafted[name] for name, count in self.drafted.items()},
+            {name: count + other.accepted[name] for name, count in self.accepted.items()},
+            self.preemptions + other.preemptions,
+            self.partial_steps + other.partial_steps,
+        )
 
     def copy(self) -> Statistics:
         """Totals that do not change any more."""

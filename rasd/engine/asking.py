@@ -13,7 +13,7 @@ import numpy as np
 from rasd.engine.round import Round
 from rasd.engine.sequence import Sequence as Running
 from rasd.engine.sound import sound_continuations, sound_draft
-from rasd.engine.source import Source, entries_of
+from rasd.engine.source import Asked, Source, entries_of, partial_of
 from rasd.engine.timings import Timings
 from rasd.stages import (
     Drafter,
@@ -218,6 +218,8 @@ class Retrieving:
             source.miss("malformed answer")
         elif on_time:
             source.breaker.success()
+        if entries is not None:
+            _count_partial(asked, reply, [live.get(handle) for handle, _ in asked.anchors])
         return found
 
     def _checked(self, entry: object, sequence: Running | None) -> Continuations | None:
@@ -255,7 +257,18 @@ class Retrieving:
         found = [self._checked(*each) for each in zip(entries, asking, strict=True)]
         if None in found:
             self.ahead.miss("malformed answer")
+        _count_partial(*answer, asking)
         return [one if one is not None and len(one) else None for one in found]
+
+
+def _count_partial(
+    asked: Asked[RetrieveReply], reply: RetrieveReply, sequences: Iterable[Running | None]
+) -> None:
+    """Has those of the anchors' sequences count it whose answers lack something."""
+    partial = partial_of(reply)
+    for place, ((_, length), sequence) in enumerate(zip(asked.anchors, sequences, strict=True)):
+        if place in partial and sequence is not None:
+            sequence.lack(length)
 
 
 def _citable(sequence: Running | None, kind: int) -> range | None:

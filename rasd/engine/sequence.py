@@ -23,6 +23,7 @@ class Sequence:
         slots: tokens whose keys and values the target holds.
         decoding: the target has drawn since its admission, so that all but the root is in.
         drafted: tokens the drafter was told.
+        lacking: tokens it had when an answer from its corpora was partial last.
     """
 
     request: Request
@@ -32,6 +33,7 @@ class Sequence:
     slots: int = 0
     decoding: bool = False
     drafted: int = 0
+    lacking: int = 0
 
     @classmethod
     def of(cls, request: Request) -> Sequence:
@@ -61,6 +63,12 @@ class Sequence:
     def since(self, start: int, stop: int | None = None) -> Int32s:
         """Tokens at the positions from ``start`` on, up to ``stop``."""
         return np.asarray(self.tokens[start:stop], np.int32)
+
+    def lack(self, length: int) -> None:
+        """An answer behind its first ``length`` tokens was partial; one step may ask twice."""
+        if length != self.lacking:
+            self.lacking = length
+            self.statistics.partial_steps += 1
 
     def set_back(self) -> None:
         """Forgets what the stages held of it; its tokens stay."""

@@ -104,3 +104,9 @@ def entries_of(reply: object, name: str, asked: Asked[Reply]) -> list[object] | 
     if getattr(reply, "step", None) != asked.step or not isinstance(entries, list):
         return None
     return entries if len(entries) == len(asked.anchors) else None
+
+
+def partial_of(reply: object) -> tuple[object, ...]:
+    """Places of the entries that lack something, as far as the reply says so."""
+    partial = getattr(reply, "partial", ())
+    return partial if isinstance(partial, tuple) else ()

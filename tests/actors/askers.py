@@ -72,7 +72,8 @@ class Client:
         try:
             return self._retriever.retrieve(RetrieveRequest(self._step, queries)).wait(WAIT_S)
         except StageTimeout:
-            return RetrieveReply(self._step, [Continuations.none() for _ in tails], partial=True)
+            nothing = [Continuations.none() for _ in tails]
+            return RetrieveReply(self._step, nothing, partial=tuple(range(len(tails))))
 
     def close(self) -> None:
         self._retriever.close()

@@ -96,6 +96,15 @@ async def test_errors_of_the_cluster_say_that_the_call_may_be_repeated(error: Ex
         await store.get("x", "a")
 
 
+async def test_names_are_those_the_controller_was_told_of() -> None:
+    controller = SimpleNamespace(corpora={"two": None, "one": None})
+    store: Any = SimpleNamespace(_controller=controller)
+    assert await Datastore.names(store) == ["one", "two"]
+    controller.corpora = None  # it was just started: that is not to say that there are none
+    with pytest.raises(Unavailable, match="repeat the call"):
+        await Datastore.names(store)
+
+
 async def test_silence_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "_WRITE_S", 0.01)
     store, _ = remote(asyncio.Event)

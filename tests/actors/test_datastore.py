@@ -80,6 +80,9 @@ def test_documents_come_and_go(service: Service) -> None:
     assert service.ask("resolve", "mine", [b"x" * 16]) == [None]
     changes = service.ask("delete", "mine", ["a", "z"])
     assert [one.change for one in changes] == ["deleted", "missing"]
+    writer = service.ask("status").writer
+    assert writer.commits >= 2 and writer.commit_seconds > 0 and writer.failure is None
+    assert service.ask("corpus", "mine").documents == 0
     until(lambda: following() == [], "its end", 10)
     service.ask("drop", "mine")
     until(lambda: "mine" not in service.tables.newest.corpora, "no table with it", 10)

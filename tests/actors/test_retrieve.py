@@ -177,6 +177,25 @@ def test_a_frozen_replica_is_made_up_for_within_the_deadline(stack: ExitStack) -
     until(again)
 
 
+@pytest.mark.parametrize("lost", ["frozen", "dead"])
+def test_a_replica_is_lost_unnoticed_under_the_default_deadline(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    monkeypatch.setattr(peer, "_SILENCE_S", 1.0)
+    usual = SpeculationConfig()
+    shards = cluster(stack, 2, 2)
+    # Time passes slowly: a busy machine then does as much in a deadline as a quiet one.
+    slow = retriever(stack, table(shards), lambda: time.monotonic() / 20, **usual.model_dump())
+    victim, twin = shards[1]
+    for step in range(20):
+        request = asking(step, *NAMES)
+        check(request, slow.retrieve(request).wait(usual.retrieve_deadline_s))
+        if step == 5:
+            victim.gate.clear() if lost == "frozen" else victim.stop()
+    # It served until then, and was left alone soon.
+    assert 3 <= len(victim.heard) < 8 and len(twin.heard) >= 17
+
+
 def test_replicas_that_answer_wrongly_are_made_up_for(stack: ExitStack) -> None:
     shards = cluster(stack, 1, 2)
     remote = retriever(stack, table(shards))
@@ -228,6 +247,23 @@ def test_a_dead_slot_makes_answers_partial_not_late(stack: ExitStack) -> None:
     new = FakeShard(stack, TEXTS, shards[0][0].holdings)
     remote.set_table(table([[new], shards[1]]))
     check(request, remote.retrieve(request).wait(5))
+
+
+def test_only_who_reads_what_is_lacking_has_partial_answers(stack: ExitStack) -> None:
+    shards = [FakeShard(stack, TEXTS, {name: (0, 1, 2, 3)}) for name in NAMES]
+    remote = retriever(stack, table([[each] for each in shards]))
+    request = together(*(asking(1, *each, queries=1) for each in (("one",), ("two",), NAMES, ())))
+    assert remote.retrieve(request).wait(5).partial == ()
+    shards[1].stop()
+    assert remote.retrieve(request).wait(5).partial == (1, 2)
+
+
+def test_what_a_shard_says_it_lacks_are_places_of_its_own_queries(stack: ExitStack) -> None:
+    shards = [FakeShard(stack, TEXTS, {name: (0, 1, 2, 3)}) for name in NAMES]
+    shards[1].change = lambda reply: replace(reply, partial=(1, 7, -1))
+    remote = retriever(stack, table([[each] for each in shards]))
+    request = together(*(asking(1, *each, queries=1) for each in (("one",), ("two",), NAMES)))
+    assert remote.retrieve(request).wait(5).partial == (2,)
 
 
 def test_a_slot_that_nobody_holds_makes_answers_partial(stack: ExitStack) -> None:

@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from rasd.api.http import build_app
+from rasd.api.names import Look
 from rasd.api.service import TextService
 from rasd.config import RouterConfig
 from rasd.datastore import Datastore
@@ -100,6 +101,7 @@ def _grown(old: Statistics, tokens: int) -> Statistics:
         accepted_nodes=old.accepted_nodes + tokens - 1,
         drafted={"draft": 6 * steps, "prompt": 0, "corpus": 4 * steps},
         accepted={"draft": old.accepted_nodes + tokens - 1, "prompt": 0, "corpus": steps},
+        partial_steps=steps,
     )
 
 
@@ -166,12 +168,13 @@ def make_site(
     corpora: tuple[str, ...] = ("docs", "laws"),
     proxy_host: str | None = None,
     datastore: Datastore | None = None,
+    look: Look | None = None,
     **config: Any,
 ) -> Site:
     """A service over a fake engine."""
     engine = engine or FakeEngine()
     settings = RouterConfig(**config)
-    service = TextService(engine, TOKENIZER, settings, INFO, lambda: corpora)
+    service = TextService(engine, TOKENIZER, settings, INFO, lambda: corpora, look=look)
     app = build_app(
         lambda: service,
         settings,

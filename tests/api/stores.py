@@ -12,14 +12,16 @@ from rasd.datastore import (
     CorpusInfo,
     DatastoreStatus,
     DocumentInfo,
+    Failure,
     NewDocument,
     Page,
     Scale,
     ShardInfo,
     StoredDocument,
+    WriterInfo,
     Written,
 )
-from rasd.errors import Conflict, InvalidRequest, NotFound
+from rasd.errors import Conflict, NotFound
 
 VOCABULARY = 1000
 LONGEST = 4 * 1024 * 1024
@@ -37,10 +39,16 @@ class FakeDatastore:
     calls: list[tuple[str, Any]] = field(default_factory=list)
     fault: Callable[[str, Any], Any] | None = None
     scaled: Scale | None = None
+    failure: Failure | None = None
 
     async def corpora(self) -> list[CorpusInfo]:
         await self._called("corpora", None)
         return [self._info(name) for name in sorted(self.corpora_)]
+
+    async def corpus(self, name: str) -> CorpusInfo:
+        await self._called("corpus", name)
+        self._documents(name)
+        return self._info(name)
 
     async def create(self, name: str, partitions: int | None = None) -> CorpusInfo:
         await self._called("create", (name, partitions))
@@ -75,15 +83,17 @@ class FakeDatastore:
     async def page(self, name: str, after: str | None, limit: int) -> Page:
         await self._called("page", (name, after, limit))
         there = self._documents(name)
-        if after is not None and len(after) != 8:
-            raise InvalidRequest(f"after {after!r} came from no page", param="after")
-        left = sorted((_mark(i), i) for i in there if after is None or _mark(i) > after)
+        left = sorted((_mark(i), i) for i in there if after is None or _mark(i) > _mark(after))
         shown = left[:limit]
         documents = [DocumentInfo(i, len(there[i].tokens)) for _, i in shown]
-        return Page(documents, shown[-1][0] if len(left) > limit else None)
+        return Page(documents, shown[-1][1] if len(left) > limit else None)
 
     async def resolve(self, name: str, digests: Sequence[bytes]) -> list[str | None]:
         raise NotImplementedError
+
+    async def names(self) -> list[str]:
+        await self._called("names", None)
+        return sorted(self.corpora_)
 
     async def status(self) -> DatastoreStatus:
         await self._called("status", None)
@@ -101,6 +111,7 @@ class FakeDatastore:
                 for slot in range(scale.shards)
                 for replica in range(scale.replicas)
             ],
+            writer=WriterInfo(7, 0.5, 2, 1, 3, 4, self.failure),
         )
 
     async def scale(self, scale: Scale) -> DatastoreStatus:

@@ -207,6 +207,20 @@ async def test_a_key_reads_its_own_corpora() -> None:
         assert (answer.status_code, answer.json()["error"]["param"]) == (404, "corpora")
 
 
+async def test_nobody_looks_for_what_a_key_may_not_read() -> None:
+    looks: list[str] = []
+
+    async def look() -> list[str]:
+        looks.append("")
+        return ["docs", "laws", "new"]
+
+    site = make_site(api_keys=KEYS, corpora=(), look=look)
+    async with site.client(authorization="Bearer few") as client:
+        for corpora, status in [(["new"], 403), (["none"], 403), (None, 200), (["docs"], 200)]:
+            answer = await client.post("/v1/completions", json={**PLAIN, "corpora": corpora})
+            assert (answer.status_code, len(looks)) == (status, corpora == ["docs"])
+
+
 async def test_numbers_and_logs_are_ours(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "rasd")
     site = make_site()
@@ -253,8 +267,10 @@ async def test_a_limited_key_learns_nothing_of_other_corpora(key: str) -> None:
         metrics.append([line for line in shown if "_age_" not in line])
     assert answers[0] == answers[1]
     assert (answers[0]["version"], answers[0]["moving"], answers[0]["shards"]) == (0, False, [])
+    assert answers[0]["writer"] is None
     assert metrics[0] == metrics[1]
-    assert not any(line.startswith("rasd:shard") for line in metrics[0])
+    assert not any("shard_" in line or "compact" in line for line in metrics[0])
     async with site.client(PEERS[2], authorization="Bearer all") as client:
         everything = (await client.get("/v1/datastore")).json()
     assert everything["moving"] and everything["version"] and everything["shards"]
+    assert everything["writer"]["commits"]

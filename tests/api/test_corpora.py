@@ -9,9 +9,11 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from fastapi.routing import APIRoute
+from pydantic import TypeAdapter
 
 from rasd.api import corpora as routes
-from rasd.datastore import Scale, StoredDocument
+from rasd.datastore import Failure, Scale, StoredDocument
 from rasd.errors import (
     NotFound,
     Overloaded,
@@ -20,7 +22,7 @@ from rasd.errors import (
     StoreLocked,
     Unavailable,
 )
-from tests.api.fakes import Site, make_site
+from tests.api.fakes import MODEL, Site, make_site
 from tests.api.stores import FakeDatastore
 
 IDS = [
@@ -58,7 +60,8 @@ async def test_a_corpus_from_its_making_to_its_end() -> None:
         made = await client.post("/v1/corpora", json={"name": "docs", "partitions": 2})
         assert made.status_code == 201
         corpus = made.json()
-        assert (corpus["object"], corpus["name"], corpus["partitions"]) == ("corpus", "docs", 2)
+        assert (corpus["object"], corpus["id"], corpus["name"]) == ("corpus", "docs", "docs")
+        assert corpus["partitions"] == 2
         assert (corpus["documents"], corpus["tokens"], corpus["damaged"]) == (0, 0, [])
         for same in ({"name": "docs"}, {"name": "docs", "partitions": 2}):
             again = await client.post("/v1/corpora", json=same)
@@ -71,6 +74,21 @@ async def test_a_corpus_from_its_making_to_its_end() -> None:
         for method in ("GET", "DELETE"):
             answer = await client.request(method, "/v1/corpora/docs")
             assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+async def test_a_corpus_may_be_named_as_soon_as_it_is_made() -> None:
+    """No router knows it yet: the tables that name it are on their way."""
+    store = FakeDatastore()
+    sites = [make_site(corpora=(), datastore=store, look=store.names) for _ in range(2)]
+    ask = {"model": MODEL, "prompt": "hi", "corpora": ["docs"]}
+    async with sites[0].client() as maker, sites[1].client() as other:
+        for client in (maker, other):
+            refused = await client.post("/v1/completions", json=ask)
+            assert (refused.status_code, refused.json()["error"]["param"]) == (404, "corpora")
+        assert (await maker.post("/v1/corpora", json={"name": "docs"})).status_code == 201
+        for client in (maker, other):
+            assert (await client.post("/v1/completions", json=ask)).status_code == 200
+    assert [site.engine.started[-1].params.corpora for site in sites] == [("docs",)] * 2
 
 
 async def test_documents_are_added_replaced_and_deleted() -> None:
@@ -135,31 +153,46 @@ async def test_an_id_that_is_no_utf8_names_nothing() -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7, 1000])
-async def test_pages_hold_everything_once(limit: int) -> None:
+@pytest.mark.parametrize("by_entry", [False, True])
+async def test_pages_hold_everything_once(limit: int, by_entry: bool) -> None:
     names = [f"c{i}" for i in range(5)]
     site, store = make(*names)
     store.corpora_["c3"] = {str(i): StoredDocument(str(i), [1] * i, None, {}) for i in range(1, 9)}
     async with site.client() as client:
-        found = [one["name"] for one in await pages(client, "/v1/corpora", limit)]
-        documents = await pages(client, "/v1/corpora/c3/documents", limit)
-    assert found == names
+        corpora = await pages(client, "/v1/corpora", limit, by_entry=by_entry)
+        documents = await pages(client, "/v1/corpora/c3/documents", limit, by_entry=by_entry)
+    assert [one["id"] for one in corpora] == names
     assert sorted(one["id"] for one in documents) == sorted(store.corpora_["c3"])
     assert all(one["token_count"] == int(one["id"]) for one in documents)
 
 
-async def pages(client: httpx.AsyncClient, path: str, limit: int) -> list[dict[str, Any]]:
-    """All entries, read as a client does."""
+async def test_a_listing_of_corpora_goes_on_behind_its_last_entry() -> None:
+    site, _ = make("a", "b", "c")
+    async with site.client() as client:
+        first = (await client.get("/v1/corpora?limit=2")).json()
+        assert (first["first_id"], first["last_id"], first["has_more"]) == ("a", "b", True)
+        after = first["data"][-1]["id"]
+        rest = (await client.get(f"/v1/corpora?after={after}")).json()
+        assert (rest["first_id"], rest["last_id"], rest["has_more"]) == ("c", "c", False)
+        none = (await client.get("/v1/corpora?after=c")).json()
+    assert (none["data"], none["first_id"], none["last_id"]) == ([], None, None)
+
+
+async def pages(
+    client: httpx.AsyncClient, path: str, limit: int, *, by_entry: bool = False
+) -> list[dict[str, Any]]:
+    """All entries, read as a client does; ``by_entry`` as OpenAI's does."""
     entries: list[dict[str, Any]] = []
     query: dict[str, Any] = {"limit": limit}
     query |= {"content": "true"} if "content" in path else {}
     while True:
         page = (await client.get(path.partition("?")[0], params=query)).json()
         assert len(page["data"]) <= limit
-        assert page["has_more"] is (page["last_id"] is not None)
+        assert page["first_id"] == (page["data"][0]["id"] if page["data"] else None)
         entries += page["data"]
         if not page["has_more"]:
             return entries
-        query["after"] = page["last_id"]
+        query["after"] = page["data"][-1]["id"] if by_entry else page["last_id"]
 
 
 async def test_pages_with_content_are_no_larger_than_they_may_be(
@@ -190,6 +223,41 @@ def vanish(name: str, arguments: Any) -> None:
     """Document 7 is deleted after it was listed."""
     if name == "get" and arguments[1] == "7":
         raise NotFound("gone")
+
+
+async def test_one_of_many_corpora_is_asked_for_alone() -> None:
+    names = [f"c{i}" for i in range(300)]
+    site, store = make(*names)
+    async with site.client() as client:
+        assert (await client.get("/v1/corpora/c7")).json()["name"] == "c7"
+        assert (await client.get("/v1/corpora/new")).status_code == 404
+        for status in (201, 200):
+            answer = await client.post("/v1/corpora", json={"name": "new"})
+            assert answer.status_code == status
+    assert {asked for name, asked in store.calls if name == "corpus"} == {"c7", "new"}
+    assert "corpora" not in [name for name, _ in store.calls]
+
+
+async def test_status_tells_what_failed_without_paths() -> None:
+    site, store = make("docs")
+    error = "StorageError: /srv/root/docs/partition-0001: No space\n  at /srv/x"
+    store.failure = Failure("compaction", "docs", error, 61.5)
+    async with site.client() as client:
+        writer = (await client.get("/v1/datastore")).json()["writer"]
+    assert writer.pop("failure") == {
+        "work": "compaction",
+        "corpus": "docs",
+        "error": "StorageError: docs/partition-0001: No space",
+        "age_s": 61.5,
+    }
+    assert writer == {
+        "commits": 7,
+        "commit_seconds": 0.5,
+        "failed_commits": 2,
+        "compactions": 1,
+        "waiting": 3,
+        "failed_compactions": 4,
+    }
 
 
 async def test_status_and_scale() -> None:
@@ -299,3 +367,59 @@ async def test_the_page_of_documentation_has_routes_and_bodies() -> None:
     limits = schemas["DocumentsBody"]["properties"]["documents"]
     assert (limits["minItems"], limits["maxItems"]) == (1, 1000)
     assert "DocumentBody" in schemas
+
+
+async def test_the_page_of_documentation_has_answers_and_errors() -> None:
+    page = make()[0].app.openapi()
+    schemas = page["components"]["schemas"]
+    assert set(schemas["ErrorDetail"]["properties"]) == {"message", "type", "param", "code"}
+    for path, methods in page["paths"].items():
+        for said in methods.values():
+            answers = {status: shown(one) for status, one in said["responses"].items()}
+            assert answers.pop("4XX") == answers.pop("5XX") == "ErrorAnswer"
+            assert set(answers) <= {"200", "201"}  # 422 is never sent
+            if path.startswith(("/v1/corpora", "/v1/datastore")):
+                assert all(answer in schemas for answer in answers.values())
+    made = page["paths"]["/v1/corpora"]["post"]["responses"]
+    assert shown(made["200"]) == shown(made["201"]) == "CorpusAnswer"
+
+
+def shown(response: dict[str, Any]) -> str:
+    """The name of an answer's schema; empty if it has none."""
+    schema = response["content"]["application/json"]["schema"]
+    return str(schema.get("$ref", "")).removeprefix("#/components/schemas/")
+
+
+async def test_answers_are_what_the_page_of_documentation_says() -> None:
+    site, _ = make("laws")
+    documents = {"documents": [{"id": "a", "text": "b"}, {"id": "c", "tokens": [1]}, {"id": ""}]}
+    for method, path, body in [
+        ("POST", "/v1/corpora", {"name": "docs"}),
+        ("POST", "/v1/corpora", {"name": "docs"}),
+        ("GET", "/v1/corpora", None),
+        ("GET", "/v1/corpora/{name}", None),
+        ("POST", "/v1/corpora/{name}/documents", documents),
+        ("GET", "/v1/corpora/{name}/documents", None),
+        ("GET", "/v1/corpora/{name}/documents?content=true&limit=1", None),
+        ("GET", "/v1/corpora/{name}/documents/{id:path}", None),
+        ("POST", "/v1/corpora/{name}/documents/delete", {"ids": ["c", "d"]}),
+        ("DELETE", "/v1/corpora/{name}/documents/{id:path}", None),
+        ("GET", "/v1/datastore", None),
+        ("PUT", "/v1/datastore/scale", {"shards": 2, "replicas": 2}),
+        ("DELETE", "/v1/corpora/{name}", None),
+    ]:
+        async with site.client() as client:
+            named = path.replace("{name}", "docs").replace("{id:path}", "a")
+            answer = await client.request(method, named, json=body)
+        assert answer.is_success
+        kind = TypeAdapter(answer_of(site, method, path.partition("?")[0]))
+        assert kind.dump_python(kind.validate_json(answer.content)) == answer.json()
+
+
+def answer_of(site: Site, method: str, path: str) -> Any:
+    (route,) = (
+        route
+        for route in site.app.routes
+        if isinstance(route, APIRoute) and (route.path, route.methods) == (path, {method})
+    )
+    return route.response_model

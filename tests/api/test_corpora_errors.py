@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from rasd.api.corpora_errors import for_client
+from rasd.api.corpora_errors import failure_for_client, for_client
+from rasd.datastore import Failure
 from rasd.errors import (
     Conflict,
     NotFound,
@@ -51,6 +52,23 @@ def test_paths_go_to_the_log(error: RasdError, told: str, caplog: pytest.LogCapt
         found = for_client(error, "docs")
     assert (type(found), str(found)) == (type(error), told)
     assert (str(error) in caplog.text) == (str(error) != told)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            f"StorageError: {ROOT}/docs/partition-0001: full",
+            "StorageError: docs/partition-0001: full",
+        ),
+        ("OutOfMemoryError: killed\nsee /tmp/ray/x.out", "OutOfMemoryError: killed"),
+        ("OSError: [Errno 5] '/dev/sda'", f"corpus 'docs': {HIDDEN}"),
+        ("MemoryError: ", "MemoryError: "),
+    ],
+)
+def test_a_failure_is_told_in_a_line_without_paths(error: str, told: str) -> None:
+    found = failure_for_client(Failure("commit", "docs", error, 1.0))
+    assert found == Failure("commit", "docs", told, 1.0)
 
 
 def test_what_is_about_no_corpus_hides_all() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rasd.api import datastore_metrics as module
 from rasd.api.auth import LOCAL
 from rasd.api.datastore_metrics import DatastoreMetrics
-from rasd.datastore import Scale, Written
+from rasd.datastore import DatastoreStatus, Scale, Written
 from rasd.errors import Unavailable
 from tests.api.fakes import make_site, until
 from tests.api.stores import FakeDatastore
@@ -67,6 +68,21 @@ async def test_numbers_of_corpora_shards_and_writes() -> None:
         assert value(text, "shard_lag_seconds", **shard) == 0
     assert (value(text, "datastore_shards"), value(text, "datastore_override")) == (2, 1)
     assert value(text, "datastore_up") == 1
+    assert (value(text, "datastore_compactions"), value(text, "datastore_commits_total")) == (1, 7)
+    assert value(text, "datastore_compactions_waiting") == 3
+    assert value(text, "datastore_failed_compactions_total") == 4
+    assert value(text, "datastore_failed_commits_total") == 2
+    assert value(text, "datastore_commit_seconds_total") == 0.5
+
+
+async def test_no_writer_has_no_numbers() -> None:
+    class Alone(FakeDatastore):
+        async def status(self) -> DatastoreStatus:
+            return replace(await super().status(), writer=None)
+
+    text = await rendered(DatastoreMetrics("rasd", Alone))
+    assert value(text, "datastore_shards") == 1
+    assert "compactions" not in text and "commit" not in text
 
 
 async def test_a_dropped_corpus_leaves_nothing_behind() -> None:

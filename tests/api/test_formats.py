@@ -72,6 +72,27 @@ async def test_whole_and_streamed_say_the_same(path: str, body: dict[str, Any], 
     assert whole["rasd"]["acceptance_length"] == pytest.approx(count / whole["rasd"]["steps"], 1e-3)
 
 
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        ({}, True),
+        ({"corpora": ["laws"], "speculation": "corpus"}, True),
+        ({"corpora": []}, False),
+        ({"speculation": "draft"}, False),
+    ],
+)
+async def test_partial_steps_are_shown_where_corpora_are_asked(
+    asked: dict[str, Any], shown: bool
+) -> None:
+    body = {**PLAIN, "n": 2, **asked}
+    whole = (await post(make_site(), "/v1/completions", body))["rasd"]
+    chunks = await stream(
+        make_site(), "/v1/completions", {**body, "stream_options": {"include_usage": True}}
+    )
+    assert chunks[-1]["rasd"] == whole
+    assert whole.get("partial_steps") == (whole["steps"] if shown else None)
+
+
 async def test_a_chat_stream_begins_with_the_role_and_ends_with_the_reason() -> None:
     chunks = await stream(make_site(), "/v1/chat/completions", CHAT)
     assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}

@@ -140,6 +140,7 @@ async def test_metrics_add_up() -> None:
     assert found["rasd:request_queue_time_seconds_count"] == 4
     assert found["rasd:num_requests_running"] == found["rasd:num_requests_waiting"] == 0
     assert found["rasd:kv_cache_usage_perc"] == 0
+    assert found["rasd:retrieval_partial_total"] == 4 * steps
     started = len(site.engine.started)
     assert found["rasd:prefix_cache_queries_total"] == 10 * started
     assert found["rasd:prefix_cache_hits_total"] == started
