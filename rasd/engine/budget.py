@@ -25,7 +25,8 @@ from rasd.tree import CORPUS, PROMPT, DraftTree, Float32s
 _AHEAD: Final = 8.0
 """Nodes over which the price of a node is averaged, at least."""
 _MANY: Final = 64  # tokens told, from which on reading them can be told from drafting
-_TASTE: Final = 0.015  # of the time that a sequence will take, for its first draft
+_SLOW: Final = 4.0
+_TASTE: Final = 0.02  # of the time that a sequence will take, for its first draft
 _LIFE: Final = 64.0  # drafts over which the cost of reading a text is spread, at most
 _KINDS: Final = (PROMPT, CORPUS)
 _NOTHING: Final = np.zeros(0, np.float32)
@@ -67,6 +68,8 @@ class Budget:
         fixed: trees are as large as they may be, and all sources are asked whatever it costs.
         price: of the newest step; None before the first.
         rehearses: all sources are asked, and of several measurements the fastest counts.
+        slowness: how long the newest verify took beside what its like took before: the machine's
+            state, mostly.
         draft, found, ahead: what asking costs and brings, the retrievers' by kind.
     """
 
@@ -81,6 +84,7 @@ class Budget:
         self.ahead = {kind: Prospects(1e-4, 1, share=5e-3, least=1 / 8) for kind in _KINDS}
         self.ahead_gains = {kind: RecentGains(0.3) for kind in _KINDS}
         self.price: Price | None = None
+        self.slowness = 1.0
         self._verify = CostTable(10e-3, 48)
         self._levels = 4.0
         self._told_s = 1e-4  # of a drafter, to read a token
@@ -112,6 +116,8 @@ class Budget:
         """A verify that began at ``since_s`` has ended now. ``slots`` -1: it tells nothing."""
         now_s = self._clock()
         if slots >= 0:
+            expected_s = self._verify.one(max(rows, 1), slots)
+            self.slowness = min(max((now_s - since_s) / expected_s, 1 / _SLOW), _SLOW)
             self._observe(self._verify, rows, slots, now_s - since_s)
         spent_s = now_s - (since_s if self._since_s is None else self._since_s)
         for prospects in (self.draft, *self.found.values(), *self.ahead.values()):
@@ -137,6 +143,10 @@ class Budget:
             self._told_s += (each_s - self._told_s) / 4
         if levels:
             self._levels += (levels - self._levels) / 16
+
+    def reading_s(self, told: int) -> float:
+        """Seconds that a drafter takes to read so many tokens it was not told."""
+        return told * self._told_s
 
     def worth(self, sequences: int) -> float:
         """What one more level of drafts for so many must bring, in tokens."""
@@ -244,7 +254,7 @@ class Budget:
             gain = self.draft_gains.expected(each.tenant, each.handle, each.without, batch)
             new = each.untold
             if new:
-                once_s[each.handle] = new * self._told_s
+                once_s[each.handle] = self.reading_s(new)
                 gain -= (
                     once_s[each.handle] / token_s / min(max(each.sequence.remaining, 2) / 2, _LIFE)
                 )

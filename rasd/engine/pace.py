@@ -18,6 +18,7 @@ _SHARE: Final = 0.006
 _FIRST: Final = 4.0
 _MOST: Final = 8.0
 _STAKE: Final = 0.4
+_LENT: Final = 1.0
 _WORST: Final = -2.0
 _RATE: Final = 0.1
 _BOUND: Final = 1.5
@@ -85,7 +86,7 @@ class Pace:
         """
         for used in {kinds, kinds & ~DRAFT} - {0}:
             purse = self._of(used, gaining)
-            loan = min(_SHARE * tokens / max(gaining, 1) - purse.owed, _STAKE - purse.won)
+            loan = min(_SHARE * tokens / max(gaining, 1) - purse.owed, _LENT - purse.won)
             if purse.paused and loan > 0:
                 purse.won += loan
                 purse.owed += loan

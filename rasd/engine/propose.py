@@ -155,6 +155,7 @@ class Proposer:
         rounds = map(self._round, running if self._used else ())
         self._rounds = {each.handle: each for each in rounds if each.limit > 0}
         self._spent_s = dict.fromkeys(self._spent_s, 0.0)
+        self._told = 0
         if not self._rounds and self.idle:
             return
         for kind, retrieving in self._retrieving.items():
@@ -180,9 +181,12 @@ class Proposer:
         gaining = sum(work.draw for work in plan.work)
         decided = sum(work.chunk if work.tree is None else 1 for work in plan.work)
         slots = sum(work.sequence.slots for work in plan.work)
-        costs = self.budget.verify_s(decided, slots), self.budget.verify_s(gaining, slots)
-        seconds = self._clock() - since_s
-        self._pace.stepped(Stepped(self._kinds, used, gaining, tokens, seconds, *costs))
+        # A machine that is slow just now would be as slow at plain decoding.
+        plain_s = self.budget.slowness * self.budget.verify_s(decided, slots)
+        each_s = self.budget.slowness * self.budget.verify_s(gaining, slots)
+        # What a drafter read it will not read again.
+        seconds = self._clock() - since_s - self.budget.reading_s(self._told)
+        self._pace.stepped(Stepped(self._kinds, used, gaining, tokens, seconds, plain_s, each_s))
 
     def _round(self, sequence: Sequence) -> Round:
         request, uses = sequence.request, self.uses(sequence) & self._used
@@ -237,10 +241,12 @@ class Proposer:
             return {}  # plain decoding costs nothing here
         for kind, retrieving in self._retrieving.items():
             self._take_found(kind, retrieving)
-        self._take_drafts()
+        levels = self._take_drafts()
+        start_s = self._clock()
         self._build()
         self._learn_drafts()
         self._extension.extend(step, self._rounds.values(), self._retrieving)
+        self._count_drafts(levels, start_s)
         kept = self._nodes(load)
         self._timings.note("nodes", sum(nodes for _, nodes in kept))
         with self._timings.measure("fuse", count=0):
@@ -257,16 +263,22 @@ class Proposer:
             self._rounds[handle].find(kind, one)
         self._spent_s[kind] += self._clock() - start_s
 
-    def _take_drafts(self) -> None:
+    def _take_drafts(self) -> int:
+        """Gives the levels of the deepest draft."""
         asked = [each for each in self._rounds.values() if each.drafted]
         start_s = self._clock()
         drafts = self._drafting.take({each.handle: each.sequence for each in asked})
         self._spent_s[DRAFT] += self._clock() - start_s
         for handle, draft in drafts.items():
             self._rounds[handle].draft(draft)
+        return max((int(depths(d.tree.parents).max()) for d in drafts.values()), default=0)
+
+    def _count_drafts(self, levels: int, since_s: float) -> None:
+        """What drafting cost: asking, waiting, and since then what only drafts make necessary."""
+        asked = sum(each.drafted for each in self._rounds.values())
         if asked:
-            levels = max((int(depths(d.tree.parents).max()) for d in drafts.values()), default=0)
-            self.budget.drafted(len(asked), levels, self._spent_s[DRAFT], self._told)
+            spent_s = self._spent_s[DRAFT] + self._clock() - since_s
+            self.budget.drafted(asked, levels, spent_s, self._told)
 
     def _build(self) -> None:
         with self._timings.measure("fuse", count=0):
