@@ -67,7 +67,7 @@ class DrafterConfig(Section):
     levels: Annotated[int, Field(ge=1, le=16)] = 5
     top_k: Annotated[int, Field(ge=1, le=128)] = 8
     nodes: Annotated[int, Field(ge=1, le=MAX_NODES)] = 48
-    window: Annotated[int, Field(ge=16)] = 128
+    window: Annotated[int, Field(ge=16)] = 32
     kv_slots: Count = 32_768
     page_size: Annotated[int, Field(ge=1, le=1024)] = 16
 

@@ -68,8 +68,8 @@ class Budget:
         fixed: trees are as large as they may be, and all sources are asked whatever it costs.
         price: of the newest step; None before the first.
         rehearses: all sources are asked, and of several measurements the fastest counts.
-        slowness: how long the newest verify took beside what its like took before: the machine's
-            state, mostly.
+        slowness: how much longer the newest verify took than its like usually do, at least 1: a
+            pause of the machine, mostly.
         draft, found, ahead: what asking costs and brings, the retrievers' by kind.
     """
 
@@ -115,10 +115,11 @@ class Budget:
     def verified(self, rows: int, slots: int, since_s: float) -> None:
         """A verify that began at ``since_s`` has ended now. ``slots`` -1: it tells nothing."""
         now_s = self._clock()
+        self.slowness = 1.0
         if slots >= 0:
-            expected_s = self._verify.one(max(rows, 1), slots)
-            self.slowness = min(max((now_s - since_s) / expected_s, 1 / _SLOW), _SLOW)
             self._observe(self._verify, rows, slots, now_s - since_s)
+            usual_s = self._verify.one(max(rows, 1), slots)
+            self.slowness = min(max((now_s - since_s) / usual_s, 1.0), _SLOW)
         spent_s = now_s - (since_s if self._since_s is None else self._since_s)
         for prospects in (self.draft, *self.found.values(), *self.ahead.values()):
             prospects.pass_time(min(spent_s, 1.0))

@@ -76,15 +76,8 @@ class CostTable:
             self._curves[column] = found
         return found
 
-    def at(self, sizes: Float64s | float, slots: float = 0.0) -> Float64s:
-        """Seconds of calls of these sizes."""
-        curve = self.curve(slots)
-        sizes = np.asarray(sizes, np.float64)
-        beyond = np.maximum(sizes / SIZES[-1], 1.0)
-        return np.asarray(np.interp(sizes, SIZES, curve) * beyond)
-
     def one(self, size: float, slots: float = 0.0) -> float:
-        """Seconds of a call of this size, at least 1: as `at`, in a fraction of its time."""
+        """Seconds of a call of this size, at least 1."""
         return kernels_cost.one(self.curve(slots), SIZES, float(size))
 
     def _nearest(self, column: int) -> int:

@@ -23,7 +23,7 @@ from rasd.engine.breaker import Breaker
 from rasd.engine.budget import Budget, Load
 from rasd.engine.calibration import Calibrations
 from rasd.engine.extend import Extension
-from rasd.engine.pace import Pace, Stepped
+from rasd.engine.pacing import Pacing
 from rasd.engine.round import Round
 from rasd.engine.scheduler import StepPlan
 from rasd.engine.sequence import Sequence
@@ -75,12 +75,8 @@ class Proposer:
         self._extension = Extension(speculation, self.budget, clock)
         self._rounds: dict[int, Round] = {}
         self._spent_s = dict.fromkeys((DRAFT, PROMPT, CORPUS), 0.0)  # for the rounds
-        self._pace = Pace()
-        self._new: list[Sequence] = []  # of which the pace was not told yet
+        self._pacing = Pacing(self.budget, clock, weighs=self.weighs)
         self._told = 0  # tokens that the drafter reads before it drafts
-        self._kinds = 0  # sources that what runs may use
-        self._used = 0  # those of them that may be asked for the next step
-        self._busy = 0  # those that were asked since the last step ended
 
     # --- stages -----------------------------------------------------------------------------
 
@@ -112,7 +108,7 @@ class Proposer:
 
     def admit(self, sequence: Sequence) -> None:
         """It has a new handle."""
-        self._new.append(sequence)
+        self._pacing.admit(sequence)
         for kind, retrieving in self._retrieving.items():
             if self.uses(sequence) & kind:
                 retrieving.tell(sequence)
@@ -133,6 +129,7 @@ class Proposer:
         """The handle will not come again."""
         self._rounds.pop(handle, None)
         self.budget.forget(handle)
+        self._pacing.retire(handle)
         if self.uses(sequence) & DRAFT:
             self._drafting.release(handle)
         for retrieving in self._retrieving.values():
@@ -147,15 +144,10 @@ class Proposer:
         kinds = 0
         for each in running:
             kinds |= self.uses(each)
-        self._kinds = kinds
-        for each in self._new:
-            self._pace.welcome(kinds, load.gaining, each.remaining)
-        self._new.clear()
-        self._used = self._pace.allowed(kinds, load.gaining) if self.weighs else kinds
-        rounds = map(self._round, running if self._used else ())
+        used = self._pacing.begin(kinds, load)
+        rounds = (self._round(each, used) for each in (running if used else ()))
         self._rounds = {each.handle: each for each in rounds if each.limit > 0}
         self._spent_s = dict.fromkeys(self._spent_s, 0.0)
-        self._told = 0
         if not self._rounds and self.idle:
             return
         for kind, retrieving in self._retrieving.items():
@@ -169,27 +161,11 @@ class Proposer:
     def stepped(
         self, plan: StepPlan, reply: VerifyReply | None, tokens: int, since_s: float
     ) -> None:
-        """A step that began at ``since_s`` is over, the questions for the next one asked.
+        """A step is over, the questions for the next one asked; see `Pacing.stepped`."""
+        self._pacing.stepped(plan, reply, tokens, since_s, asked=bool(self._rounds))
 
-        Args:
-            tokens: that its sequences gained together.
-        """
-        asked = self._used if self._rounds else 0
-        used, self._busy = self._busy | asked, asked
-        if not self.weighs or reply is None or reply.restored:
-            return
-        gaining = sum(work.draw for work in plan.work)
-        decided = sum(work.chunk if work.tree is None else 1 for work in plan.work)
-        slots = sum(work.sequence.slots for work in plan.work)
-        # A machine that is slow just now would be as slow at plain decoding.
-        plain_s = self.budget.slowness * self.budget.verify_s(decided, slots)
-        each_s = self.budget.slowness * self.budget.verify_s(gaining, slots)
-        # What a drafter read it will not read again.
-        seconds = self._clock() - since_s - self.budget.reading_s(self._told)
-        self._pace.stepped(Stepped(self._kinds, used, gaining, tokens, seconds, plain_s, each_s))
-
-    def _round(self, sequence: Sequence) -> Round:
-        request, uses = sequence.request, self.uses(sequence) & self._used
+    def _round(self, sequence: Sequence, used: int) -> Round:
+        request, uses = sequence.request, self.uses(sequence) & used
         limit = 0
         if sequence.decoding and sequence.remaining > 1 and uses:
             nodes = request.params.nodes
@@ -225,6 +201,9 @@ class Proposer:
         if self._drafting.ask(step, chosen, self.budget.worth(len(chosen))):
             for each in chosen:
                 each.drafted = True
+        else:
+            for each in chosen:
+                self.budget.draft.forget(each.handle)  # nobody was asked
         self._spent_s[DRAFT] += self._clock() - start_s
 
     # --- what came --------------------------------------------------------------------------
@@ -245,8 +224,8 @@ class Proposer:
         start_s = self._clock()
         self._build()
         self._learn_drafts()
-        self._extension.extend(step, self._rounds.values(), self._retrieving)
         self._count_drafts(levels, start_s)
+        self._extension.extend(step, self._rounds.values(), self._retrieving)
         kept = self._nodes(load)
         self._timings.note("nodes", sum(nodes for _, nodes in kept))
         with self._timings.measure("fuse", count=0):
@@ -274,7 +253,7 @@ class Proposer:
         return max((int(depths(d.tree.parents).max()) for d in drafts.values()), default=0)
 
     def _count_drafts(self, levels: int, since_s: float) -> None:
-        """What drafting cost: asking, waiting, and since then what only drafts make necessary."""
+        """What drafting cost: asking, waiting, and the trees of drafts, built since then."""
         asked = sum(each.drafted for each in self._rounds.values())
         if asked:
             spent_s = self._spent_s[DRAFT] + self._clock() - since_s

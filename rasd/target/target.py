@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rasd import kernels
 from rasd.config import TargetConfig
 from rasd.forward.graphs import graphs_of
 from rasd.kv import PagedCache, Prefixes
@@ -64,6 +65,7 @@ class LocalTarget:
     def __init__(
         self, loaded: LoadedModel, config: TargetConfig, features: FeatureSink | None = None
     ) -> None:
+        kernels.warm_up()
         proven = loaded.proven
         self.model = loaded.model
         self.cache = PagedCache(

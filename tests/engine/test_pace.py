@@ -66,8 +66,10 @@ def test_it_comes_back_when_it_pays_again() -> None:
 def test_a_new_sequence_is_looked_at_for_a_share_of_its_time() -> None:
     pace = Pace()
     play(pace, 400, speed=1.0, overhead=1.5, batch=1)
-    while pace.allowed(KINDS, 1):
-        play(pace, 1, speed=1.0, overhead=1.5, batch=1)
+    for _ in range(100):
+        if pace.allowed(KINDS, 1):
+            play(pace, 1, speed=1.0, overhead=1.5, batch=1)
+    assert not pace.allowed(KINDS, 1)
     pace.welcome(KINDS, 1, 10)
     assert not pace.allowed(KINDS, 1)  # too short to pay for a try
     pace.welcome(KINDS, 1, 128)
