@@ -59,7 +59,7 @@ class Router:
         self._service = TextService(
             channel,
             tokenizer,
-            config.router,
+            config,
             target.info,
             self._corpora,
             self._datastore.resolve if self._datastore is not None else None,

@@ -31,7 +31,7 @@ METHODS: Final = (
 """What `WriterActor.ask` may be asked for: `rasd.datastore.Catalog`, repairs, how it does."""
 
 NICE: Final = 19
-"""Priority of merges on the CPU: the lowest. Whoever answers requests goes before them."""
+"""Priority of compactions on the CPU: the lowest. Whoever answers requests goes before them."""
 
 _START_S: Final = 300.0
 _RETRY_S: Final = 5.0
@@ -40,15 +40,15 @@ _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 300.0
 _CALLS: Final = 1000
 _TASK_RETRIES: Final = 3
-"""Of a merge whose process or node dies."""
+"""Of a compaction whose process or node dies."""
 
 _SETTLING: Final = ThreadPoolExecutor(1, "rasd-settle")
-"""Tells that merges have ended. Ray does so in the one thread that serves all its calls, and who
-hears of it may start others."""
+"""Tells that compactions have ended. Ray does so in the one thread that serves all its calls, and
+who hears of it may start others."""
 
 
 class WriterActor:
-    """Actor: holds the catalog. Merges run elsewhere, as tasks of the cluster.
+    """Actor: holds the catalog. Compactions run elsewhere, as tasks of the cluster.
 
     It ends with its controller. The locks of a process that is gone are free at once, so that
     the next one takes over.

@@ -171,9 +171,10 @@ class StoreConfig(Section):
     ``max_dead_share`` is deleted is written anew. Files nobody needs any more stay for
     ``grace_s``, for readers that are behind.
 
-    No merge makes more than ``max_segment_tokens``, as it takes 30 bytes of memory per token, 60
-    from 65,536 ids on: 4 or 8 GiB with the default. A segment of half as many is large: it is
-    merged no further, and not counted.
+    Segments are merged into none of more than ``max_segment_tokens``, as that takes 30 bytes of
+    memory per token, 60 from 65,536 ids on: 4 or 8 GiB with the default. One of half as many is
+    large: it is merged no further, and not counted. One of more, from a single write or from when
+    this was higher, is still written anew when too much of it is deleted, never larger than it was.
     """
 
     flush_tokens: Annotated[int, Field(ge=1, le=2**28)] = 2**20
@@ -189,8 +190,8 @@ class StoreConfig(Section):
 class DatastoreConfig(Section):
     """Where corpora live. ``partitions`` is the default for new ones, fixed once made.
 
-    Of all corpora together at most ``compactions`` run at once; each takes a core and, with large
-    segments, gigabytes.
+    Of all corpora together at most ``compactions`` merges run at once, and beside them one flush or
+    repair, which never waits for a merge; each takes a core and, with large segments, gigabytes.
     """
 
     root: str = "~/.cache/rasd/corpora"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from rasd import kernels
 from rasd.errors import InvalidRequest
+from rasd.params import Speculation
 
 Int32s = NDArray[np.int32]
 Float32s = NDArray[np.float32]
@@ -26,6 +27,14 @@ DRAFT: Final = 1
 PROMPT: Final = 2
 CORPUS: Final = 4
 SOURCES: Final[dict[str, int]] = {"draft": DRAFT, "prompt": PROMPT, "corpus": CORPUS}
+USES: Final[dict[Speculation, int]] = {
+    "off": 0,
+    "draft": DRAFT,
+    "prompt": PROMPT,
+    "corpus": CORPUS,
+    "rasd": DRAFT | PROMPT | CORPUS,
+}
+"""Bit set of the sources that may propose, where a request and the settings both say so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,12 +23,12 @@ from rasd.api.origins import Resolve
 from rasd.api.protocol import Ask, Conversation, Prompts
 from rasd.api.results import Result, collect
 from rasd.api.tokens import TokenTexts
-from rasd.config import RouterConfig
+from rasd.config import AppConfig
 from rasd.engine.api import EngineClient, Request
 from rasd.errors import InvalidRequest, NotFound, Unavailable, UnsupportedParameter
 from rasd.params import MAX_SEED, SamplingParams, check_passages
 from rasd.stages import TargetInfo
-from rasd.tree import Int32s
+from rasd.tree import CORPUS, USES, Int32s
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -40,13 +40,17 @@ _PARAMETERS: Final = frozenset(SamplingParams.__dataclass_fields__)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A request that can run: tokenised, within every limit, and with its rights resolved."""
+    """A request that can run: tokenised, within every limit, and with its rights resolved.
+
+    ``asks_corpora``: it reads some, and it and the settings let them propose.
+    """
 
     request_id: str
     prompts: list[Int32s]
     params: list[SamplingParams]
     arrived: float
     tenant: str = ""
+    asks_corpora: bool = False
 
     @property
     def choices(self) -> int:
@@ -65,7 +69,7 @@ class TextService:
     Args:
         engine: generates tokens; its restarts are its own business.
         tokenizer: of the target.
-        config: names and limits.
+        config: names, limits, and which sources there are.
         info: what the target can hold.
         corpora: names of the corpora there are now; asked for every request.
         resolve: finds ids of documents, for requests that ask what they quote.
@@ -77,7 +81,7 @@ class TextService:
         self,
         engine: EngineClient,
         tokenizer: PreTrainedTokenizerFast,
-        config: RouterConfig,
+        config: AppConfig,
         info: TargetInfo,
         corpora: Callable[[], Iterable[str]] = tuple,
         resolve: Resolve | None = None,
@@ -86,16 +90,17 @@ class TextService:
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
-        self.config = config
+        self.config = limits = config.router
         self.intake = Intake(tokenizer, info)
         self.corpora = corpora
         self.resolve = resolve
         self.by_meaning = by_meaning
         self._names = None if look is None else Names(look)
+        self._uses = USES[config.speculation.mode]
         self.created = int(time.time())
         self.texts = TokenTexts(tokenizer)
-        self.gate = Gate(config.max_running, config.max_queued, config.queue_deadline_s)
-        self.metrics = Metrics(config.served_model_name, engine.gauges, lambda: self.gate.waiting)
+        self.gate = Gate(limits.max_running, limits.max_queued, limits.queue_deadline_s)
+        self.metrics = Metrics(limits.served_model_name, engine.gauges, lambda: self.gate.waiting)
         self._draining = False
         self._sequences = itertools.count(1)
 
@@ -197,7 +202,8 @@ class TextService:
             for ids in prompts
         ]
         request_id = request_id or secrets.token_hex(16)
-        return Job(request_id, prompts, params, arrived, caller.tenant)
+        asks = bool(corpora) and bool(USES[resolved.speculation] & self._uses & CORPUS)
+        return Job(request_id, prompts, params, arrived, caller.tenant, asks)
 
     async def run(self, job: Job) -> AsyncGenerator[Piece, None]:
         """Waits for slots, then yields pieces until every choice has its ``finish``.

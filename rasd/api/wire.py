@@ -53,7 +53,6 @@ class _Shape:
         self._include_usage = include_usage
         params = job.params[0]
         self._wants_logprobs = params.logprobs is not None
-        self._asks_corpora = bool(params.corpora) and params.speculation in ("corpus", "rasd")
         self._completion_tokens = 0
         self._statistics: dict[int, Statistics] = {}
         self._wants_origins = params.return_origins
@@ -100,7 +99,7 @@ class _Shape:
     def _rasd(
         self, statistics: Iterable[Statistics], origins: dict[int, list[Quote]]
     ) -> dict[str, Any]:
-        said = summary(statistics, corpora=self._asks_corpora)
+        said = summary(statistics, corpora=self._job.asks_corpora)
         if self._wants_origins:
             said["origins"] = [
                 entry for i in sorted(origins) for entry in origins_as_json(i, origins[i])

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
-from rasd.retrieval.lines import BYTE_ORDER_MARK, parse_line
+from rasd.retrieval.lines import bare, parse_line
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 """Longest line, or file of text, that is read: twice what a service accepts by default."""
@@ -121,7 +121,7 @@ def _lines(source: Source, file: BinaryIO, start: Position, limit: int) -> Itera
             piece = more if more.endswith(b"\n") else b""
         offset, number = offset + length, number + 1
         after = Position(offset, number)
-        line = piece.removeprefix(BYTE_ORDER_MARK).strip() if offset == length else piece.strip()
+        line = bare(piece, first=offset == length)
         if length > len(piece) or len(line) > limit:
             reason = f"the line has {length} bytes; at most {limit} are read"
             yield Item(source, "", None, reason, offset - reported, after)

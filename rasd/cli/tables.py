@@ -22,8 +22,8 @@ def status_tables(status: dict[str, Any]) -> RenderableType:
     if status["shards"]:
         parts += ["", _Shards(status["shards"])]
     parts += ["", scale_line(status)]
-    if status["writer"]:
-        parts += _writer(status["writer"])
+    if writer := status.get("writer"):  # an older service says nothing of it
+        parts += _writer(writer)
     parts += _damaged(status["corpora"])
     return Group(*parts)
 

@@ -57,7 +57,8 @@ class Statistics:
     ``steps`` counts verified trees (a step that ends the prompt counts too), ``nodes`` and
     ``accepted_nodes`` drafted nodes whatever their source; ``drafted`` and ``accepted`` count
     them per source name, a node of two sources in both. ``partial_steps`` are those for which
-    an answer from the corpora lacked some partition.
+    the corpora were to be asked and some partition, or all, gave no answer: none came in time, it
+    could not be used, or nothing was asked while they are left alone.
     """
 
     steps: int = 0

@@ -5,7 +5,7 @@ Whatever a stage does, nothing here raises: what fails counts as a miss (`rasd.e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -172,14 +172,77 @@ class Retrieving:
 
     def ask(self, step: int, wanting: Sequence[Running]) -> bool:
         """Asks what follows; whether it did."""
+        return self._ask(self.source, 2 * step, [(each, _NOTHING_AHEAD) for each in wanting])
+
+    def take(self, live: Mapping[int, Running]) -> dict[int, Continuations]:
+        """Waits for the answer; one that was late in the step before is moved along."""
+        source = self.source
+        late, wanting = source.late_answer(), source.asked
+        on_time = source.answer()
+        if on_time is None and wanting is not None:
+            self._lack(live.get(handle) for handle, _ in wanting.anchors)
+        answer = on_time or late
+        if answer is None:
+            return {}
+        asked, reply = answer
+        sequences = [live.get(handle) for handle, _ in asked.anchors]
+        checked = self._checked(asked, reply, sequences)
+        found: dict[int, Continuations] = {}
+        for (handle, length), sequence, one in zip(asked.anchors, sequences, checked, strict=True):
+            if one is not None and len(one) and sequence is not None:
+                since = sequence.tokens[length:]
+                found[handle] = advance(one, since) if since else one
+        if None in checked:
+            source.miss("malformed answer")
+        elif on_time:
+            source.breaker.success()
+        if on_time:  # what is late was missed in its own step
+            self._lack(_lacking(reply, sequences, checked))
+        return found
+
+    # --- behind drafted nodes -------------------------------------------------------------------
+
+    def ask_ahead(self, step: int, places: Sequence[tuple[Running, Int32s]]) -> bool:
+        """Asks what follows the text and int32[n] drafted tokens; whether it did."""
+        return self._ask(self.ahead, 2 * step + 1, places)
+
+    def take_ahead(self, asking: Sequence[Running]) -> list[Continuations | None]:
+        """Waits for the answer: per place what was found, or None. A late one is dropped.
+
+        Args:
+            asking: the sequences of the places that were asked for.
+        """
+        answer = self.ahead.answer()
+        self.ahead.late = None
+        if answer is None:
+            self._lack(asking)
+            return [None] * len(asking)
+        found = self._checked(*answer, asking)
+        if None in found:
+            self.ahead.miss("malformed answer")
+        self._lack(_lacking(answer[1], asking, found))
+        return [one if one is not None and len(one) else None for one in found]
+
+    # --- both -----------------------------------------------------------------------------------
+
+    def _ask(
+        self,
+        source: Source[RetrieveReply],
+        step: int,
+        places: Sequence[tuple[Running, Int32s]],
+    ) -> bool:
         retriever = self.retriever
-        if retriever is None or not wanting or not self.source.breaker.allow():
+        if retriever is None or not places:
             return False
-        for sequence in wanting:
-            self.tell(sequence)
-        request = RetrieveRequest(2 * step, [self._query(s, _NOTHING_AHEAD) for s in wanting])
-        anchors = [(s.handle, len(s.tokens)) for s in wanting]
-        return self.source.ask(request.step, anchors, lambda: retriever.retrieve(request))
+        if source.breaker.allow():
+            for sequence, _ in places:
+                self.tell(sequence)
+            request = RetrieveRequest(step, [self._query(*place) for place in places])
+            anchors = [(s.handle, len(s.tokens)) for s, _ in places]
+            if source.ask(step, anchors, lambda: retriever.retrieve(request)):
+                return True
+        self._lack(sequence for sequence, _ in places)
+        return False
 
     def _query(self, sequence: Running, ahead: Int32s) -> RetrieveQuery:
         params = sequence.request.params
@@ -194,81 +257,37 @@ class Retrieving:
             ahead,
         )
 
-    def take(self, live: Mapping[int, Running]) -> dict[int, Continuations]:
-        """Waits for the answer; one that was late in the step before is moved along."""
-        source = self.source
-        late = source.late_answer()
-        answer = source.answer()
-        on_time = answer is not None
-        answer = answer or late
-        if answer is None:
-            return {}
-        asked, reply = answer
-        entries = entries_of(reply, "found", asked)
-        found: dict[int, Continuations] = {}
-        sound = entries is not None
-        for (handle, length), entry in zip(asked.anchors, entries or [], strict=False):
-            sequence = live.get(handle)
-            checked = self._checked(entry, sequence)
-            sound = sound and checked is not None
-            if checked is not None and len(checked) and sequence is not None:
-                since = sequence.tokens[length:]
-                found[handle] = advance(checked, since) if since else checked
-        if not sound:
-            source.miss("malformed answer")
-        elif on_time:
-            source.breaker.success()
-        if entries is not None:
-            _count_partial(asked, reply, [live.get(handle) for handle, _ in asked.anchors])
-        return found
+    def _checked(
+        self,
+        asked: Asked[RetrieveReply],
+        reply: RetrieveReply,
+        sequences: Sequence[Running | None],
+    ) -> list[Continuations | None]:
+        """Per anchor what can be used of the answer; None where it is malformed."""
+        entries = entries_of(reply, "found", asked) or [None] * len(asked.anchors)
+        return [
+            sound_continuations(entry, self._vocabulary, _citable(sequence, self.kind))
+            for entry, sequence in zip(entries, sequences, strict=True)
+        ]
 
-    def _checked(self, entry: object, sequence: Running | None) -> Continuations | None:
-        return sound_continuations(entry, self._vocabulary, _citable(sequence, self.kind))
-
-    # --- behind drafted nodes -------------------------------------------------------------------
-
-    def ask_ahead(self, step: int, places: Sequence[tuple[Running, Int32s]]) -> bool:
-        """Asks what follows the text and int32[n] drafted tokens; whether it did."""
-        retriever = self.retriever
-        if retriever is None or not places or not self.ahead.breaker.allow():
-            return False
-        for sequence, _ in places:
-            self.tell(sequence)
-        queries = [self._query(sequence, ahead) for sequence, ahead in places]
-        request = RetrieveRequest(2 * step + 1, queries)
-        anchors = [(s.handle, len(s.tokens)) for s, _ in places]
-        return self.ahead.ask(request.step, anchors, lambda: retriever.retrieve(request))
-
-    def take_ahead(self, asking: Sequence[Running]) -> list[Continuations | None]:
-        """Waits for the answer: per place what was found, or None. A late one is dropped.
-
-        Args:
-            asking: the sequences of the places that were asked for.
-        """
-        nothing: list[Continuations | None] = [None] * len(asking)
-        answer = self.ahead.answer()
-        self.ahead.late = None
-        if answer is None:
-            return nothing
-        entries = entries_of(answer[1], "found", answer[0])
-        if entries is None:
-            self.ahead.miss("malformed answer")
-            return nothing
-        found = [self._checked(*each) for each in zip(entries, asking, strict=True)]
-        if None in found:
-            self.ahead.miss("malformed answer")
-        _count_partial(*answer, asking)
-        return [one if one is not None and len(one) else None for one in found]
+    def _lack(self, sequences: Iterable[Running | None]) -> None:
+        """Has those sequences count the step: they do without some or all of their corpora."""
+        if self.kind == CORPUS:
+            for sequence in sequences:
+                if sequence is not None:
+                    sequence.lack()
 
 
-def _count_partial(
-    asked: Asked[RetrieveReply], reply: RetrieveReply, sequences: Iterable[Running | None]
-) -> None:
-    """Has those of the anchors' sequences count it whose answers lack something."""
+def _lacking(
+    reply: RetrieveReply,
+    sequences: Iterable[Running | None],
+    found: Iterable[Continuations | None],
+) -> Iterator[Running | None]:
+    """Those of the sequences that got nothing that can be used, or not all there is."""
     partial = partial_of(reply)
-    for place, ((_, length), sequence) in enumerate(zip(asked.anchors, sequences, strict=True)):
-        if place in partial and sequence is not None:
-            sequence.lack(length)
+    for place, (sequence, one) in enumerate(zip(sequences, found, strict=True)):
+        if one is None or place in partial:
+            yield sequence
 
 
 def _citable(sequence: Running | None, kind: int) -> range | None:

@@ -28,10 +28,10 @@ from rasd.engine.round import Round
 from rasd.engine.scheduler import StepPlan
 from rasd.engine.sequence import Sequence
 from rasd.engine.source import Source
-from rasd.engine.speculate import USES, routed
+from rasd.engine.speculate import routed
 from rasd.engine.timings import Timings
 from rasd.stages import Drafter, Retriever, VerifyReply
-from rasd.tree import CORPUS, DRAFT, PROMPT, DraftTree, Int32s, depths
+from rasd.tree import CORPUS, DRAFT, PROMPT, USES, DraftTree, Int32s, depths
 
 
 class Proposer:

@@ -23,7 +23,7 @@ class Sequence:
         slots: tokens whose keys and values the target holds.
         decoding: the target has drawn since its admission, so that all but the root is in.
         drafted: tokens the drafter was told.
-        lacking: tokens it had when an answer from its corpora was partial last.
+        lacking: tokens it had when an answer from its corpora lacked something last.
     """
 
     request: Request
@@ -64,10 +64,10 @@ class Sequence:
         """Tokens at the positions from ``start`` on, up to ``stop``."""
         return np.asarray(self.tokens[start:stop], np.int32)
 
-    def lack(self, length: int) -> None:
-        """An answer behind its first ``length`` tokens was partial; one step may ask twice."""
-        if length != self.lacking:
-            self.lacking = length
+    def lack(self) -> None:
+        """An answer from its corpora lacked something; one step may ask twice and counts once."""
+        if len(self.tokens) != self.lacking:
+            self.lacking = len(self.tokens)
             self.statistics.partial_steps += 1
 
     def set_back(self) -> None:

@@ -21,6 +21,7 @@ from rasd.tree import (
     CORPUS,
     DRAFT,
     PROMPT,
+    USES,
     Draft,
     DraftTree,
     cut,
@@ -30,14 +31,6 @@ from rasd.tree import (
     trim,
 )
 from rasd.trie import Continuations, score_continuations
-
-USES: Final[dict[Speculation, int]] = {
-    "off": 0,
-    "draft": DRAFT,
-    "prompt": PROMPT,
-    "corpus": CORPUS,
-    "rasd": DRAFT | PROMPT | CORPUS,
-}
 
 _LEAST_END: Final = 0.02  # of probability; behind less it is not worth asking
 

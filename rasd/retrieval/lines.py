@@ -14,9 +14,8 @@ from rasd.datastore import NewDocument
 
 SUFFIXES: Final = (".jsonl", ".ndjson")
 """Of files that hold them."""
-BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
-"""May stand at the start of a file, and is no part of its first line."""
 
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _NAMED: Final = 20
 
 
@@ -47,6 +46,14 @@ class _Line(msgspec.Struct):
 _LINES: Final = msgspec.json.Decoder(_Line)
 _NAMES: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+def bare(line: bytes, *, first: bool) -> bytes:
+    """A line without white space around it; empty if it is to be passed over.
+
+    A byte order mark may stand before the ``first`` one of a file, and is no part of it.
+    """
+    return (line.removeprefix(_BYTE_ORDER_MARK) if first else line).strip()
 
 
 def parse_line(line: bytes | str) -> tuple[NewDocument, frozenset[str]]:

@@ -9,7 +9,7 @@ from typing import BinaryIO, Final
 from rasd.config import STDLIB_CORPUS
 from rasd.datastore import NewDocument
 from rasd.errors import ConfigError
-from rasd.retrieval.lines import BYTE_ORDER_MARK, SUFFIXES, PassedOver, parse_line
+from rasd.retrieval.lines import SUFFIXES, PassedOver, bare, parse_line
 
 Reject = Callable[[str, str], None]
 """Takes the place of what is no document, and why."""
@@ -64,13 +64,11 @@ def json_lines(
     """
     for number, line in enumerate(_lines(file, name, 6 * max_bytes + _JSON_SPACE), start=1):
         place = f"{name}, line {number}"
-        if number == 1 and line is not None:
-            line = line.removeprefix(BYTE_ORDER_MARK)
         if line is None:
             reject(place, f"a line must be at most {6 * max_bytes + _JSON_SPACE} bytes; got more")
-        elif not line.isspace():
+        elif content := bare(line, first=number == 1):
             try:
-                document, fields = parse_line(line)
+                document, fields = parse_line(content)
             except ValueError as error:
                 reject(place, str(error))
             else:

@@ -17,10 +17,11 @@ from fastapi import FastAPI
 from rasd.api.http import build_app
 from rasd.api.names import Look
 from rasd.api.service import TextService
-from rasd.config import RouterConfig
+from rasd.config import AppConfig, RouterConfig, SpeculationConfig
 from rasd.datastore import Datastore
 from rasd.engine.api import Gauges, Output, Request, Statistics
 from rasd.errors import Unavailable
+from rasd.params import Speculation
 from rasd.stages import Logprobs, TargetInfo
 from tests.tokenizers import byte_tokenizer
 
@@ -169,12 +170,14 @@ def make_site(
     proxy_host: str | None = None,
     datastore: Datastore | None = None,
     look: Look | None = None,
+    mode: Speculation = "rasd",
     **config: Any,
 ) -> Site:
     """A service over a fake engine."""
     engine = engine or FakeEngine()
     settings = RouterConfig(**config)
-    service = TextService(engine, TOKENIZER, settings, INFO, lambda: corpora, look=look)
+    whole = AppConfig(router=settings, speculation=SpeculationConfig(mode=mode))
+    service = TextService(engine, TOKENIZER, whole, INFO, lambda: corpora, look=look)
     app = build_app(
         lambda: service,
         settings,

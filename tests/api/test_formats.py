@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from rasd.engine.api import Request
+from rasd.params import Speculation
 from tests.api.fakes import END, MODEL, FakeEngine, Site, events_of, make_site, tokens_of
 
 TEXT = "Hello, wörld 你好 🙂!"
@@ -73,21 +74,25 @@ async def test_whole_and_streamed_say_the_same(path: str, body: dict[str, Any], 
 
 
 @pytest.mark.parametrize(
-    ("asked", "shown"),
+    ("asked", "mode", "shown"),
     [
-        ({}, True),
-        ({"corpora": ["laws"], "speculation": "corpus"}, True),
-        ({"corpora": []}, False),
-        ({"speculation": "draft"}, False),
+        ({}, "rasd", True),
+        ({}, "corpus", True),
+        ({"corpora": ["laws"], "speculation": "corpus"}, "rasd", True),
+        ({"corpora": []}, "rasd", False),
+        ({"speculation": "draft"}, "rasd", False),
+        ({}, "draft", False),
+        ({"speculation": "corpus"}, "prompt", False),
     ],
 )
 async def test_partial_steps_are_shown_where_corpora_are_asked(
-    asked: dict[str, Any], shown: bool
+    asked: dict[str, Any], mode: Speculation, shown: bool
 ) -> None:
+    site = make_site(mode=mode)
     body = {**PLAIN, "n": 2, **asked}
-    whole = (await post(make_site(), "/v1/completions", body))["rasd"]
+    whole = (await post(site, "/v1/completions", body))["rasd"]
     chunks = await stream(
-        make_site(), "/v1/completions", {**body, "stream_options": {"include_usage": True}}
+        site, "/v1/completions", {**body, "stream_options": {"include_usage": True}}
     )
     assert chunks[-1]["rasd"] == whole
     assert whole.get("partial_steps") == (whole["steps"] if shown else None)

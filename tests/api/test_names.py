@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+from typing import Any
 
 import pytest
 
 from rasd.api import names as module
 from rasd.api.names import Names
-from rasd.errors import Unavailable
+from rasd.errors import Overloaded, Unavailable
 from tests.api.fakes import until
 
 
@@ -34,6 +36,11 @@ class Root:
         return found
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DEADLINE_S", 60.0)
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAUSE_S", 0.01)
@@ -46,7 +53,8 @@ async def test_who_asks_together_shares_a_look() -> None:
     assert set(found) == {frozenset({"docs"})} and len(root.begun) == 1
 
 
-async def test_what_was_seen_just_now_is_not_looked_for() -> None:
+async def test_what_was_seen_just_now_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSE_S", 3600.0)
     root = Root("docs", "laws")
     names = Names(root.look)
     for wanted in ({"docs"}, {"laws"}, {"docs", "laws"}):
@@ -115,3 +123,59 @@ async def test_who_gives_up_leaves_the_look_to_the_others() -> None:
     root.gate.set()
     assert await second == {"docs"}
     assert first.cancelled() and len(root.begun) == 1
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_look_that_takes_too_long_fails_and_the_next_one_is_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "DEADLINE_S", 0.05)
+    root = Root("docs")
+    names = Names(root.look)
+    root.gate.clear()
+    async with asyncio.timeout(10):
+        with pytest.raises(Unavailable, match=r"within 0\.05 s"):
+            await names.find({"docs"})
+    monkeypatch.setattr(module, "DEADLINE_S", 60.0)
+    root.gate.set()
+    assert await names.find({"docs"}) == {"docs"}
+
+
+async def test_so_many_may_wait_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING", 3)
+    root = Root("docs")
+    names = Names(root.look)
+    root.gate.clear()
+    waiting = [asyncio.create_task(names.find({f"none{i}"})) for i in range(3)]
+    await until(lambda: len(root.begun) == 1, "a look begins")
+    with pytest.raises(Overloaded, match="3 of 3 requests"):
+        await names.find({"docs"})
+    waiting[0].cancel()
+    await asyncio.wait(waiting[:1])
+    waiting.append(asyncio.create_task(names.find({"docs"})))  # there is a place again
+    await asyncio.sleep(0)
+    assert not waiting[-1].done()
+    root.gate.set()
+    monkeypatch.setattr(module, "PAUSE_S", 0.0)
+    assert await asyncio.gather(*waiting[1:]) == [{"docs"}] * 3
+    assert await names.find({"docs"}) == {"docs"}
+
+
+async def test_a_failure_that_nobody_waits_for_is_not_logged() -> None:
+    logged: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: logged.append(context))
+    root = Root()
+    names = Names(root.look)
+    root.gate.clear()
+    root.broken = True
+    waiting = [asyncio.create_task(names.find({"docs"})) for _ in range(2)]
+    await until(lambda: len(root.begun) == 1, "a look begins")
+    for each in waiting:
+        each.cancel()
+    await asyncio.wait(waiting)
+    root.gate.set()
+    await until(lambda: len(root.ended) == 1, "the look fails")
+    await asyncio.sleep(0)
+    del names, waiting, each  # and with them the last that knows of the look
+    gc.collect()
+    assert logged == []

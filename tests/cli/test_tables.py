@@ -37,12 +37,16 @@ def status(address: str) -> dict[str, Any]:
     return asdict(DatastoreStatus(one, one, False, True, 7, [corpus], [shard]))
 
 
+def shown(status: dict[str, Any], width: int) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None).print(status_tables(status))
+    return out.getvalue()
+
+
 @pytest.mark.parametrize("address", ADDRESSES)
 @pytest.mark.parametrize("width", [80, 200])
 def test_every_column_is_whole(width: int, address: str) -> None:
-    out = io.StringIO()
-    Console(file=out, width=width, color_system=None).print(status_tables(status(address)))
-    text = out.getvalue()
+    text = shown(status(address), width)
     assert "…" not in text
     assert all(len(line) <= width for line in text.splitlines())
     for cell in (
@@ -54,3 +58,11 @@ def test_every_column_is_whole(width: int, address: str) -> None:
     ):
         assert cell in text, (cell, text)
     assert ("Searches" in text) == (width == 80)
+
+
+def test_an_older_service_says_nothing_of_its_writer() -> None:
+    new = status(ADDRESSES[0])
+    assert new["writer"] is None
+    assert shown({name: said for name, said in new.items() if name != "writer"}, 80) == shown(
+        new, 80
+    )

@@ -1,17 +1,18 @@
-"""An answer that lacks some shard's is counted, once a step, for whom it was given to alone."""
+"""A step without some shard's answer, or any, is counted once, for who asked alone."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import pytest
 
-from rasd.engine.api import Statistics
+from rasd.engine.api import Output, Statistics
 from rasd.stages import Pending, RetrieveReply, RetrieveRequest
 from tests.engine.test_engine import House, check_answer
-from tests.fakes import FakeRetriever, behave, request
+from tests.fakes import FakeRetriever, behave, gather, request
 
 
 @dataclass
@@ -20,10 +21,12 @@ class Lacking(FakeRetriever):
 
     Attributes:
         says: what it makes of the places of those.
+        far: how it answers questions behind drafted nodes.
         lacked: steps in which it said so; ``ahead`` those of questions behind drafted nodes.
     """
 
     says: Callable[[tuple[int, ...]], Any] = lambda places: places
+    far: str = "right"
     lacked: set[int] = field(default_factory=set)
     ahead: set[int] = field(default_factory=set)
 
@@ -38,7 +41,8 @@ class Lacking(FakeRetriever):
         def said(step: int, found: list[Any]) -> RetrieveReply:
             return RetrieveReply(step, found, self.says(places))
 
-        return behave(how, self.clock, request.step, reply.found, said)
+        manner = self.far if request.step % 2 else how
+        return behave(manner, self.clock, request.step, reply.found, said)
 
 
 @dataclass
@@ -80,11 +84,6 @@ def test_a_step_that_asks_twice_counts_once() -> None:
     assert steps == len(house.library.ahead | house.library.lacked)
 
 
-def test_an_answer_that_is_late_counts_when_it_is_used() -> None:
-    house = Poor(drafter=None, prompt=None, corpus="late")
-    assert counted(house)[1] == 3 == len(house.library.lacked)  # then the breaker is open
-
-
 @pytest.mark.parametrize("strange", [True, None, (), (99, -1, "a"), [1]])
 def test_what_is_no_place_counts_for_nobody(strange: object) -> None:
     house = Poor(drafter=None, prompt=None)
@@ -93,10 +92,33 @@ def test_what_is_no_place_counts_for_nobody(strange: object) -> None:
     assert house.library.lacked
 
 
-@pytest.mark.parametrize("how", ["gone", "never", "raising", "garbage"])
-def test_no_answer_is_not_a_partial_one(how: str) -> None:
+def asking(outputs: list[Output]) -> int:
+    """Steps with room for a proposal: behind the prompt, and more than a token from the end."""
+    done = list(itertools.accumulate(len(output.tokens) for output in outputs))
+    return sum(30 - tokens > 1 for tokens in done[:-1])
+
+
+@pytest.mark.parametrize("how", ["gone", "late", "never", "raising", "garbage"])
+def test_a_step_without_any_answer_counts_whether_it_was_asked_for_or_not(how: str) -> None:
     house = Poor(drafter=None, prompt=None, corpus=how)
-    assert counted(house)[0] == 0
+    steps = counted(house)
+    answers = gather(house.outputs)
+    assert steps == [*(asking(answers[number]) for number in range(3)), 0]
+    assert house.library.asked <= 3  # then the breaker is open
+
+
+def test_one_answer_of_two_that_fails_counts() -> None:
+    house = Poor(drafter="half", prompt=None, scores="calibrated")
+    house.library.far = "gone"
+    house.library.says = lambda places: ()
+    steps = counted(house)
+    assert 0 < steps[1] == len(house.library.ahead) < len(house.library.lacked)
+    assert steps[0] > 0 == steps[3]
+
+
+def test_what_the_prompt_lacks_does_not_count() -> None:
+    house = Poor(drafter=None, prompt="gone")
+    assert counted(house) == [0, len(house.library.lacked), 0, 0]
 
 
 def test_totals_add_up_field_by_field() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rasd.cli.reading import Position, Source
+from rasd.cli.reading import Item, Position, Source
 from rasd.datastore import NewDocument
 from rasd.retrieval.lines import PassedOver, parse_line
 from rasd.retrieval.sources import documents_of
@@ -59,23 +59,31 @@ LINES: list[tuple[dict[str, Any] | bytes, bool]] = [
 ]
 
 
+def uploaded(path: Path) -> list[Item]:
+    return list(Source("x", path, None, follow=True).read(Position(), 10**6))
+
+
+def configured(path: Path) -> tuple[list[NewDocument], list[str], PassedOver]:
+    """Documents, why others are none, and fields that are no part of them."""
+    rejected: list[str] = []
+    passed_over = PassedOver()
+    documents = documents_of(
+        str(path),
+        max_bytes=10**6,
+        reject=lambda _, why: rejected.append(why),
+        passed_over=passed_over,
+    )
+    return list(documents), rejected, passed_over
+
+
 @pytest.mark.parametrize(("line", "good"), LINES)
 def test_what_is_uploaded_and_what_is_configured_are_read_alike(
     tmp_path: Path, line: dict[str, Any] | bytes, good: bool
 ) -> None:
     path = tmp_path / "x.jsonl"
     path.write_bytes(line if isinstance(line, bytes) else json.dumps(line).encode())
-    (item,) = Source("x", path, None, follow=True).read(Position(), 10**6)
-    rejected: list[str] = []
-    passed_over = PassedOver()
-    found = list(
-        documents_of(
-            str(path),
-            max_bytes=10**6,
-            reject=lambda _, why: rejected.append(why),
-            passed_over=passed_over,
-        )
-    )
+    (item,) = uploaded(path)
+    found, rejected, passed_over = configured(path)
     assert (item.document is not None) == (len(found) == 1) == good
     assert rejected == ([] if good else [item.reason])
     assert str(passed_over) == ", ".join(sorted(item.passed_over))
@@ -84,6 +92,32 @@ def test_what_is_uploaded_and_what_is_configured_are_read_alike(
         one = found[0]
         wanted = {"id": one.id, "text": one.text, "tokens": one.tokens, "metadata": one.metadata}
         assert sent == {name: value for name, value in wanted.items() if value not in (None, {})}
+
+
+MARK = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    ("content", "faults"),
+    [
+        (b"", 0),
+        (b"\n", 0),
+        (b" \t\r\n \x0b\x0c", 0),
+        (MARK, 0),
+        (MARK + b"\r\n", 0),
+        (MARK + b" \n\n", 0),
+        (b" " + MARK, 1),  # only where the file begins
+        (b"\n" + MARK, 1),
+        (MARK + MARK, 1),
+    ],
+)
+def test_what_is_blank_is_passed_over_by_both(tmp_path: Path, content: bytes, faults: int) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(content)
+    reasons = [item.reason for item in uploaded(path)]
+    documents, rejected, _ = configured(path)
+    assert (documents, rejected) == ([], reasons)
+    assert len(reasons) == faults
 
 
 @pytest.mark.parametrize(

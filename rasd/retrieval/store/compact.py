@@ -32,7 +32,7 @@ class Job:
         path: of the partition.
         inputs: per source, the ordinals int64[n] of its dead documents.
         output: number of the new segment.
-        tokens: live ones of the inputs. urgent: what waits for it is worth being put first.
+        urgent: what waits for it is worth being put first.
     """
 
     path: Path
@@ -40,7 +40,6 @@ class Job:
     output: int
     vocabulary: int
     tokenizer_hash: str
-    tokens: int = 0
     urgent: bool = False
 
 

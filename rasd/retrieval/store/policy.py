@@ -35,7 +35,8 @@ def flush(
     """The logs that should become one segment now; empty if all is well.
 
     So they should once they are large or many, with ``everything`` whenever there are any. Where
-    they are more than ``max_segment_tokens`` the oldest that fit go first, one of them at least.
+    they are more than ``max_segment_tokens`` the oldest that fit go first, one of them at least: it
+    has no more than the format can hold, as `CorpusWriter.write` sees to it.
     """
     logs = sorted((source for source in sources if source.log), key=lambda log: log.number)
     full = sum(log.tokens for log in logs) >= settings.flush_tokens
@@ -54,7 +55,7 @@ def merge(sources: Sequence[Weight], settings: StoreConfig) -> list[int]:
     of the partition. That ends where a segment takes half of ``max_segment_tokens``: it is large,
     and not counted until it has lost enough. So there are never more than ``max_segments`` for
     long, and two for each ``max_segment_tokens`` that live. Else a segment with too many dead
-    tokens is written anew.
+    tokens is written anew, however large: that never makes it larger.
     """
     segments = sorted((s for s in sources if not s.log), key=lambda s: (s.size, s.number))
     small = [segment for segment in segments if 2 * segment.size < settings.max_segment_tokens]

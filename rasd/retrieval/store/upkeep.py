@@ -55,7 +55,7 @@ class _Lane:
 class Upkeep:
     """Of one partition; a flush and a merge at a time. Not for several threads at once.
 
-    A damaged segment is written anew in the place of a flush. Neither waits for a merge.
+    A damaged segment is written anew in the place of a flush. Neither waits for a merge of others.
 
     Attributes:
         damaged: sources whose documents cannot be read, and why; they are left as they are.
@@ -154,7 +154,11 @@ class Upkeep:
         return ""
 
     def close(self) -> None:
-        """Starts nothing more. What still runs is in nobody's way."""
+        """Starts nothing more, and calls off what waits for its turn.
+
+        What runs cannot be called off, even if its corpus is dropped: it keeps its slot until its
+        end, and what it makes is left over.
+        """
         for lane in self._lanes:
             if lane.running:
                 lane.running.future.cancel()
@@ -205,7 +209,6 @@ class Upkeep:
             self._store.reserve(),
             self._spec.vocabulary,
             self._spec.tokenizer_hash,
-            tokens=sum(contents.live_tokens[number] for number in numbers),
             urgent=lane is self._flushes,
         )
         lane.running = _Running(job, self._submit(compact, job))

@@ -16,6 +16,7 @@ import numpy as np
 from rasd.config import StoreConfig
 from rasd.datastore import Change
 from rasd.errors import InvalidRequest, Overloaded, SegmentCorrupt, StorageError, Unavailable
+from rasd.retrieval.segment import MAX_TOKENS
 from rasd.retrieval.store.corpora import LOCK, corpus_path, partition_path, read_spec
 from rasd.retrieval.store.lock import WriterLock
 from rasd.retrieval.store.manifest import PartitionManifest, docs_path
@@ -96,7 +97,8 @@ class CorpusWriter:
         belongs into a damaged partition is "rejected", the rest of the group is written.
 
         Raises:
-            InvalidRequest: ids are not distinct, or a token is out of range; nothing was written.
+            InvalidRequest: ids are not distinct, a token is out of range, or there are more than a
+                segment can hold; nothing was written.
             Overloaded: compaction does not keep up; nothing was written.
             StoreLocked: another process has taken over.
             StorageError: the root refuses it, or all partitions it is for are damaged.
@@ -231,6 +233,7 @@ def _checked(operations: Sequence[Operation], vocabulary: int) -> list[tuple[byt
     """The operations, each with the digest of its id."""
     found: list[tuple[bytes, Operation]] = []
     seen: set[bytes] = set()
+    size = 0  # of the index of it all
     for operation in operations:
         id_ = operation.document.id if isinstance(operation, Put) else operation.id
         digest = id_digest(id_)
@@ -239,7 +242,10 @@ def _checked(operations: Sequence[Operation], vocabulary: int) -> list[tuple[byt
         seen.add(digest)
         if isinstance(operation, Put):
             _check_tokens(operation.document, vocabulary)
+            size += len(operation.document.tokens) + 1
         found.append((digest, operation))
+    if size > MAX_TOKENS:
+        raise InvalidRequest(f"a group holds at most {MAX_TOKENS} tokens; got {size}")
     return found
 
 

@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from rasd.errors import (
 )
 from rasd.retrieval.store import info, room
 from rasd.retrieval.store import writer as writers
+from rasd.retrieval.store.compact import Job
 from rasd.retrieval.store.corpora import partition_path
 from rasd.retrieval.store.local import LocalCatalog
 from rasd.retrieval.store.manifest import (
@@ -349,26 +350,60 @@ async def test_compactions_start_and_finish_by_themselves(tmp_path: Path) -> Non
     assert len(texts(tmp_path)) == 20
 
 
-async def test_so_many_compactions_run_as_may_over_all_corpora(tmp_path: Path) -> None:
+class Held:
+    """Does what is urgent at once; keeps merges until they are told to run."""
+
+    def __init__(self) -> None:
+        self.flushes, self.merges = Submitter(), Submitter()
+        self.merges.hold = True
+
+    def __call__(self, function: Callable[..., Any], job: Job) -> Future[Any]:
+        return (self.flushes if job.urgent else self.merges)(function, job)
+
+
+async def fill(catalog: LocalCatalog, root: Path, name: str, segments: int) -> None:
+    """Makes a corpus of so many segments."""
+    await catalog.create(name, 1)
+    for i in range(segments):
+        await catalog.add(name, [new(f"{i}", "the abc " * 200)])
+        await until(lambda: not newest(partition_path(root, name, 0)).logs)
+
+
+async def test_so_many_merges_run_as_may_over_all_corpora(tmp_path: Path) -> None:
     """Until they are done the others wait, and none is left behind."""
+    submit = Held()
     settings = SETTINGS.model_copy(update={"compactions": 2})
-    submit = Submitter()
-    submit.hold = True
     catalog = LocalCatalog(tmp_path, byte_tokenizer(), settings, submit)
-    names = [f"c{i}" for i in range(5)]
+    names = [f"c{i}" for i in range(6)]
     for name in names:
-        await catalog.create(name, 1)
-        await catalog.add(name, [new("x", "the abc " * 200)])
-    paths = [partition_path(tmp_path, name, 0) for name in names]
-    await until(lambda: catalog._compactions.waiting == 3)
+        await fill(catalog, tmp_path, name, segments=4)
+    await until(lambda: catalog._compactions.waiting == 4)
     writer = await catalog.writer()
-    assert (writer.compactions, writer.waiting, submit.waiting) == (2, 3, 2)
+    assert (writer.compactions, writer.waiting, submit.merges.waiting) == (2, 4, 2)
+    await catalog.drop(names.pop())  # what waits is called off
+    assert (catalog._compactions.running, catalog._compactions.waiting) == (2, 3)
+    await catalog.drop(names.pop(0))  # what runs has its slot until its end
+    assert (catalog._compactions.running, catalog._compactions.waiting) == (2, 3)
     for left in range(5, 0, -1):
-        assert submit.waiting == min(left, 2)
-        submit.run_one()
-    await until(lambda: not any(newest(path).logs for path in paths))
+        assert submit.merges.waiting == min(left, 2)
+        submit.merges.run_one()
+    paths = [partition_path(tmp_path, name, 0) for name in names]
+    await until(lambda: all(len(newest(path).segments) == 1 for path in paths))
     writer = await catalog.writer()
     assert (writer.compactions, writer.waiting, writer.failed_compactions) == (0, 0, 0)
+    await catalog.close()
+
+
+async def test_no_write_is_refused_because_of_a_merge(tmp_path: Path) -> None:
+    """However long it runs, in whatever corpus."""
+    submit = Held()
+    catalog = open_catalog(tmp_path, submit)
+    assert SETTINGS.compactions == 1
+    for name in ("a", "b"):
+        await fill(catalog, tmp_path, name, segments=12)
+    await until(lambda: catalog._compactions.waiting == 1)
+    writer = await catalog.writer()
+    assert (writer.compactions, writer.waiting, submit.merges.waiting) == (1, 1, 1)
     await catalog.close()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from rasd.config import StoreConfig
 from rasd.errors import (
@@ -20,6 +21,7 @@ from rasd.errors import (
     StoreLocked,
     Unavailable,
 )
+from rasd.retrieval.segment import MAX_TOKENS
 from rasd.retrieval.store import upkeep, writer
 from rasd.retrieval.store.corpora import drop_corpus, partition_path
 from rasd.retrieval.store.manifest import PartitionManifest, docs_path, newest, seg_path
@@ -96,6 +98,19 @@ def test_refuses_a_group_as_a_whole(
     with pytest.raises(InvalidRequest, match=message):
         store.write([*put("z"), *operations])
     assert_holds(tmp_path, {})
+
+
+def test_no_segment_is_larger_than_the_format_allows(
+    tmp_path: Path, store: CorpusWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several sources make none of more than a setting, one alone is not larger than a write."""
+    with pytest.raises(ValidationError, match="max_segment_tokens"):
+        StoreConfig(max_segment_tokens=MAX_TOKENS)
+    monkeypatch.setattr(writer, "MAX_TOKENS", 33)
+    with pytest.raises(InvalidRequest, match="a group holds at most 33 tokens; got 34"):
+        store.write([*put("a", "b"), *put("c", tokens=11), Delete("d")])
+    assert_holds(tmp_path, {})
+    assert store.write([*put("a", "b", "c"), Delete("d")]) == [*["created"] * 3, "missing"]
 
 
 def test_documents_go_to_their_partitions(tmp_path: Path, submit: Submitter) -> None:
