@@ -39,7 +39,7 @@ SERVERS := http-off http-rasd http-vllm http-vllm-ngram http-vllm-suffix http-vl
 bench: $(STAMP)  ## RASD beside vLLM and transformers (hours; BENCH="--tokens 64" and the like)
 	$(BIN)/python -m benchmarks.compare $(BENCH)
 	$(BIN)/python -m benchmarks.compare --systems off rasd $(SERVERS) --temperatures 0 --lengths \
-	  --concurrency 1 16 --tokens 112 $(BENCH)  # other answers than above: libraries run beside servers
+	  --concurrency 1 16 --label http $(BENCH)
 	$(BIN)/python -m benchmarks.compare --dtype float32 --temperatures 0 --lengths \
 	  --prompts 4 --tokens 64 --concurrency 1 16 --repetitions 1 $(BENCH)
 

@@ -59,6 +59,7 @@ def options() -> argparse.Namespace:
     add("--tokens", type=int, default=plan.tokens, help="of each answer")
     add("--repetitions", type=int, default=3)
     add("--place", type=Path, default=paths.ROOT / "rows", help="where rows are kept")
+    add("--label", default="", help="rows and results of their own, named so")
     add("--short", action="store_true", help="half an hour: less of everything")
     add("--fresh", action="store_true", help="forget rows that were measured before")
     if "--short" in sys.argv:
@@ -71,7 +72,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers are ended, too
     chosen = options()
     models = Models.of(chosen.model, chosen.dtype, together=max(chosen.concurrency))
-    rows = Rows(chosen.place / f"{models.name}-{models.dtype}.jsonl", fresh=chosen.fresh)
+    rows = Rows(chosen.place / f"{models.title(chosen.label)}.jsonl", fresh=chosen.fresh)
     plan = Plan(
         tuple(chosen.tasks),
         tuple(chosen.concurrency),
@@ -83,7 +84,7 @@ def main() -> None:
     )
     systems = [SYSTEMS[name] for name in chosen.systems]
     run(models, plan, systems, rows, chosen.repetitions)
-    publish(models, rows.rows)
+    publish(models, rows.rows, chosen.label)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ _BEGIN: Final = "<!-- speed: made by benchmarks.compare.publish --readme -->"
 _END: Final = "<!-- end of speed -->"
 
 
-def publish(models: Models, rows: Sequence[dict[str, Any]]) -> Path:
+def publish(models: Models, rows: Sequence[dict[str, Any]], label: str = "") -> Path:
     """Everything that can be said of the rows; gives the path of the JSON."""
     found = report.medians(rows)
     values = report.ratios(rows)
@@ -38,7 +38,7 @@ def publish(models: Models, rows: Sequence[dict[str, Any]]) -> Path:
         "failed": {row["system"]: row["value"] for row in rows if row["kind"] == "failed"},
         "rows": found,
     }
-    path = save(f"compare-{models.name}-{models.dtype}", result)
+    path = save(f"compare-{models.title(label)}", result)
     plot(found, models.name, path.with_suffix(".png"))
     console = Console(width=170)
     settings = {(entry["concurrency"], entry["temperature"]) for entry in found}
@@ -95,11 +95,12 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--place", type=Path, default=paths.ROOT / "rows")
+    parser.add_argument("--label", default="", help="as it was given to the run")
     parser.add_argument("--readme", action="store_true")
     chosen = parser.parse_args()
     models = Models.of(chosen.model, chosen.dtype)
-    rows = Rows(chosen.place / f"{models.name}-{models.dtype}.jsonl").rows
-    path = publish(models, rows)
+    rows = Rows(chosen.place / f"{models.title(chosen.label)}.jsonl").rows
+    path = publish(models, rows, chosen.label)
     if chosen.readme:
         readme = ROOT / "README.md"
         made = section(models, report.medians(rows), path.with_suffix(".png"))

@@ -108,6 +108,10 @@ class Models:
         place = Path(size).expanduser()
         return cls(place.name, place / "target", place / "eagle", dtype, slots)
 
+    def title(self, label: str = "") -> str:
+        """Names rows and results of this pair."""
+        return "-".join(filter(None, (self.name, self.dtype, label)))
+
     @property
     def ours(self) -> str:
         """Our own setting: pairs are kept in bfloat16; a drafter left alone rounds further."""
