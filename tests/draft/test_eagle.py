@@ -145,7 +145,7 @@ def test_long_prompts_enter_in_bounded_forwards(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_very_long_prompt_enters_over_several_requests() -> None:
     world = World.make(27)
-    drafter = world.drafter()
+    drafter = world.drafter(window=64)
     drafter._runner.catch_up_rows = 16
     long, short = world.text(0, 60), world.text(1, 60)
     long.put(drafter, 0, 39)
