@@ -74,7 +74,7 @@ class Machine(RuleBasedStateMachine):
     @rule(drawn=OPERATIONS)
     def write(self, drawn: dict[str, list[int] | None]) -> None:
         operations = operations_of(drawn)
-        changes = self._write(operations)
+        changes = self._write(self.store, operations)
         for operation, change in zip(operations, changes, strict=True):
             if isinstance(operation, Delete):
                 known = self.model.pop(operation.id, None)
@@ -89,16 +89,16 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def write_again(self) -> None:
-        assert set(self._write(self.last)) <= {"unchanged", "missing"}
+        assert set(self._write(self.store, self.last)) <= {"unchanged", "missing"}
 
-    def _write(self, operations: list[Operation]) -> list[Change]:
+    def _write(self, store: CorpusWriter, operations: list[Operation]) -> list[Change]:
         try:
-            return self.store.write(operations)
+            return store.write(operations)
         except Overloaded:
             self.holds_what_the_dict_holds()
             self.submit.hold = False
             self.submit.run()
-            return self.store.write(operations)
+            return store.write(operations)
 
     @rule(hold=st.booleans())
     def tick(self, hold: bool) -> None:
@@ -141,7 +141,7 @@ class Machine(RuleBasedStateMachine):
         self.store = CorpusWriter(self.root, "c", self.settings, self.submit)
         if stolen:
             with pytest.raises(StoreLocked):
-                old.write([Put(Document("stale", np.ones(1, np.uint32)))])
+                self._write(old, [Put(Document("stale", np.ones(1, np.uint32)))])
             old.close()
         self.submit.run()  # what the old one had begun ends when nobody needs it
 
