@@ -1,6 +1,7 @@
 """``serve run`` with the settings of Ray that a service of text needs.
 
-    python -m deploy.serve [CONFIG] [options of serve run]
+    python -m deploy.serve                                # the defaults below
+    python -m deploy.serve CONFIG [options of serve run]
 
 Ray reads them from the environment of the process that starts it; what is set there already stays
 as it is. Where Ray starts otherwise, set them there, on every node.
@@ -15,11 +16,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-CONFIG: Final = "deploy/config.yaml"
+# A cluster of its own: another that runs on this machine is not for trying things out.
+DEFAULTS: Final = ("deploy/config.yaml", "--address", "local")
 
 ALWAYS: Final = {
     # Ray gives way to every other process of the machine; whoever serves does not.
     "RAY_worker_niceness": "0",
+    # Between replicas: documents come and go in messages larger than Ray's 4 MiB.
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**28),
 }
 WITH_HAPROXY: Final = {
     # Clients talk to the router through HAProxy, not through a proxy and a handle of Serve's.
@@ -56,7 +60,7 @@ def main() -> None:
     if binary is None:
         sys.stderr.write("there is no HAProxy here; Serve's own proxy, which is slower, is used\n")
     serve = Path(sys.executable).with_name("serve")
-    arguments = sys.argv[1:] or [CONFIG]
+    arguments = sys.argv[1:] or DEFAULTS
     os.execve(serve, [str(serve), "run", *arguments], environment(os.environ, binary))  # noqa: S606
 
 

@@ -26,7 +26,7 @@ _AHEAD: Final = 8.0
 """Nodes over which the price of a node is averaged, at least."""
 _MANY: Final = 64  # tokens told, from which on reading them can be told from drafting
 _SLOW: Final = 4.0
-_TASTE: Final = 0.02  # of the time that a sequence will take, for its first draft
+_TASTE: Final = 0.02  # of the time that a sequence will take, for each first question
 _LIFE: Final = 64.0  # drafts over which the cost of reading a text is spread, at most
 _KINDS: Final = (PROMPT, CORPUS)
 _NOTHING: Final = np.zeros(0, np.float32)
@@ -227,7 +227,7 @@ class Budget:
         if each.drafted and self.price is not None:
             self.draft.bring(each.handle, (accepted - each.without) * self.price.token_s)
 
-    def learn_found(self, kind: int, handle: int, kept: DraftTree | None) -> None:
+    def learn_found(self, kind: int, each: Round, kept: DraftTree | None) -> None:
         """What a retriever was asked for went into the tree that is verified, or not.
 
         A node of two sources counts half for each.
@@ -237,7 +237,7 @@ class Budget:
             found = (kept.sources & kind) > 0
             alone = kept.sources == kind
             gain = 0.5 * float(kept.scores[found].sum() + kept.scores[alone].sum())
-        self.found_gains[kind].learn(handle, gain)
+        self.found_gains[kind].learn(each.tenant, each.handle, gain)
 
     # --- whom to ask for ------------------------------------------------------------------------
 
@@ -250,7 +250,7 @@ class Budget:
         if self.fixed or self.rehearses or self.price is None:
             return [*rounds]
         gains, once_s, token_s = [], {}, self.price.token_s
-        spare_s = {each.handle: _TASTE * each.sequence.remaining * token_s for each in rounds}
+        spare_s = self._spare_s(rounds)
         for each in rounds:
             gain = self.draft_gains.expected(each.tenant, each.handle, each.without, batch)
             new = each.untold
@@ -262,6 +262,11 @@ class Budget:
             gains.append(gain)
         return _picked(self.draft, rounds, gains, self.price, once_s, spare_s)
 
+    def _spare_s(self, rounds: Sequence[Round]) -> dict[int, float]:
+        """What may be spent on a first question for each."""
+        token_s = 0.0 if self.price is None else self.price.token_s
+        return {each.handle: _TASTE * each.sequence.remaining * token_s for each in rounds}
+
     def retrieved_for(self, kind: int, rounds: Sequence[Round], *, ahead: bool) -> list[Round]:
         """Of the rounds those for which it pays to ask a retriever; ``ahead`` behind nodes."""
         if self.fixed or self.rehearses or self.price is None:
@@ -269,8 +274,8 @@ class Budget:
         prospects, learned = self.found[kind], self.found_gains[kind]
         if ahead:
             prospects, learned = self.ahead[kind], self.ahead_gains[kind]
-        gains = [learned.expected(each.handle) for each in rounds]
-        return _picked(prospects, rounds, gains, self.price)
+        gains = [learned.expected(each.tenant, each.handle) for each in rounds]
+        return _picked(prospects, rounds, gains, self.price, {}, self._spare_s(rounds))
 
 
 def _picked(

@@ -92,7 +92,7 @@ class Extension:
         for kind, question in asked.items():
             if question is not None and each in question.rounds:
                 share = gain / len(kinds) if kind in kinds else 0.0
-                self._budget.ahead_gains[kind].learn(each.handle, share)
+                self._budget.ahead_gains[kind].learn(each.tenant, each.handle, share)
 
 
 def _path(each: Round, leaf: int) -> Int32s:

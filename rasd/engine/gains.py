@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rasd.engine.cost import CostTable, Credit
 
+_TENANTS: Final = 256  # that are remembered
 _TRIED: Final = 8
 """Sequences that are tried at once, at most what is saved for."""
 
@@ -129,21 +130,37 @@ class Prospects:
 
 
 class RecentGains:
-    """A running mean per sequence; new ones begin with ``first``."""
+    """A running mean per sequence. A new one begins with what the tenant's last ones began with.
+
+    Args:
+        first: what a tenant's first sequence is expected to gain.
+    """
 
     def __init__(self, first: float, rate: float = 0.25) -> None:
         self._first = first
         self._rate = rate
         self._means: dict[int, float] = {}
+        self._tenants: OrderedDict[str, float] = OrderedDict()
 
-    def expected(self, handle: int) -> float:
+    def expected(self, tenant: str, handle: int) -> float:
         """Tokens that asking for the sequence brings."""
-        return self._means.get(handle, self._first)
+        mean = self._means.get(handle)
+        return self._tenants.get(tenant, self._first) if mean is None else mean
 
-    def learn(self, handle: int, gain: float) -> None:
+    def learn(self, tenant: str, handle: int, gain: float) -> None:
         """It brought ``gain``. What is better than expected counts at once."""
-        mean = self.expected(handle)
+        mean = self.expected(tenant, handle)
+        if handle not in self._means:
+            self._begin(tenant, gain)
         self._means[handle] = max(mean + self._rate * (gain - mean), gain / 2)
+
+    def _begin(self, tenant: str, gain: float) -> None:
+        """A sequence's first gain: what the next one may hope for, half of ``first`` at least."""
+        known = self._tenants.get(tenant, self._first)
+        self._tenants[tenant] = max(known + self._rate * (gain - known), self._first / 2)
+        self._tenants.move_to_end(tenant)
+        if len(self._tenants) > _TENANTS:
+            self._tenants.popitem(last=False)
 
     def forget(self, handle: int) -> None:
         """The handle will not come again."""
@@ -185,7 +202,6 @@ class Trust:
 
 _BINS: Final = np.asarray([0.05, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0])
 _CLASSES: Final = 7
-_TENANTS: Final = 256
 _FIRST: Final = 1.5
 _FLOOR: Final = 0.3
 _FADE: Final = 0.8

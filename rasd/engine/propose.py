@@ -287,4 +287,4 @@ class Proposer:
                 continue
             self.budget.retrieved(kind, len(asked), self._spent_s[kind], ahead=False)
             for each in asked:
-                self.budget.learn_found(kind, each.handle, trees.get(each.handle))
+                self.budget.learn_found(kind, each, trees.get(each.handle))

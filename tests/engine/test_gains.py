@@ -62,13 +62,24 @@ def test_all_take_turns_at_being_tried() -> None:
 def test_recent_gains_fade_and_come_back_at_once() -> None:
     gains = RecentGains(0.3)
     for _ in range(20):
-        gains.learn(1, 0.0)
-    assert gains.expected(1) < 0.01
-    assert gains.expected(2) == 0.3
-    gains.learn(1, 4.0)
-    assert gains.expected(1) >= 1.0
+        gains.learn("a", 1, 0.0)
+    assert gains.expected("a", 1) < 0.01
+    gains.learn("a", 1, 4.0)
+    assert gains.expected("a", 1) >= 1.0
     gains.forget(1)
-    assert gains.expected(1) == 0.3
+    assert gains.expected("a", 1) == gains.expected("a", 2) < 0.3
+
+
+def test_a_new_sequence_begins_as_the_last_ones_of_its_tenant_began() -> None:
+    gains = RecentGains(0.3)
+    for number in range(8):
+        assert gains.expected("b", 100) == 0.3
+        gains.learn("a", number, 4.0)
+        gains.learn("a", number, 0.0)  # how it went on tells nothing of how others begin
+    assert gains.expected("a", 100) > 3.0
+    for number in range(100, 140):
+        gains.learn("a", number, 0.0)
+    assert gains.expected("a", 200) == 0.15  # never so little that it is not asked any more
 
 
 def test_a_draft_gains_less_where_much_was_retrieved() -> None:

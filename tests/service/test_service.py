@@ -205,6 +205,23 @@ def test_a_corpus_is_made_quoted_and_dropped(service: Service) -> None:
         until(lambda: http.post("/v1/completions", json=ask).status_code == 404, "no corpus", 30)
 
 
+def test_large_documents_come_and_go(service: Service) -> None:
+    large = "import os\n" * (4 * 2**20 // 10)  # of the 4 MiB that a text may have
+    with httpx.Client(base_url=service.url, timeout=120) as http:
+        assert http.post("/v1/corpora", json={"name": "large"}).status_code == 201
+        documents = [
+            {"id": "most", "text": large},
+            {"id": "more", "text": large + "import os\n" * 99},
+        ]
+        added = http.post("/v1/corpora/large/documents", json={"documents": documents[:1]})
+        assert added.status_code == 200, added.text
+        added = http.post("/v1/corpora/large/documents", json={"documents": documents[1:]})
+        assert [one["change"] for one in added.json()["data"]] == ["rejected"]
+        read = http.get("/v1/corpora/large/documents/most")
+        assert read.status_code == 200 and read.json()["text"] == large
+        assert http.delete("/v1/corpora/large").status_code == 200
+
+
 def test_shards_come_and_go_while_requests_run(service: Service) -> None:
     before = set(processes("ShardActor"))
     untouched = {kind: processes(kind) for kind in ("Router", "EngineActor")}
