@@ -64,7 +64,9 @@ def size(number: float) -> str:
 
 
 def latency(ms: float) -> str:
-    """Milliseconds, as microseconds where they are few."""
+    """Milliseconds, as microseconds where they are few; a dash where nothing was measured."""
+    if ms <= 0:
+        return "–"
     return f"{1000 * ms:.0f} µs" if ms < 1 else f"{ms:.3g} ms"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from rasd.cli.console import latency
 from rasd.cli.tables import status_tables
 from rasd.datastore import CorpusInfo, DatastoreStatus, Scale, ShardInfo
 
@@ -58,6 +59,10 @@ def test_every_column_is_whole(width: int, address: str) -> None:
     ):
         assert cell in text, (cell, text)
     assert ("Searches" in text) == (width == 80)
+
+
+def test_nothing_measured_is_no_latency() -> None:
+    assert (latency(0.0), latency(0.041), latency(2.5)) == ("–", "41 µs", "2.5 ms")
 
 
 def test_an_older_service_says_nothing_of_its_writer() -> None:
