@@ -145,10 +145,6 @@ class Budget:
         if levels:
             self._levels += (levels - self._levels) / 16
 
-    def reading_s(self, told: int) -> float:
-        """Seconds that a drafter takes to read so many tokens it was not told."""
-        return told * self._told_s
-
     def worth(self, sequences: int) -> float:
         """What one more level of drafts for so many must bring, in tokens."""
         if self.fixed or self.rehearses or self.price is None or sequences == 0:
@@ -255,7 +251,7 @@ class Budget:
             gain = self.draft_gains.expected(each.tenant, each.handle, each.without, batch)
             new = each.untold
             if new:
-                once_s[each.handle] = self.reading_s(new)
+                once_s[each.handle] = new * self._told_s
                 gain -= (
                     once_s[each.handle] / token_s / min(max(each.sequence.remaining, 2) / 2, _LIFE)
                 )
