@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rasd.draft import kernels
 from rasd.errors import RasdError
 
 
@@ -54,6 +55,9 @@ class FeatureBuffer:
         gap replace what is held. False where the rows are not float32[n, d] or bfloat16 bits as
         uint16[n, d], or not finite; such rows are dropped, for they would spoil the cache.
         """
+        spare = len(rows) - self._per_sequence  # would be forgotten at once
+        if spare > 0:
+            start, rows = start + spare, rows[spare:]
         if start < 0 or not self._usable(rows):
             return False
         run = self._runs.get(sequence)
@@ -135,8 +139,7 @@ class FeatureBuffer:
             return False
         if rows.dtype == np.float32:
             return bool(np.isfinite(rows).all())
-        # In bfloat16 an exponent of ones is infinite or not a number.
-        return rows.dtype == np.uint16 and not bool(((rows & 0x7F80) == 0x7F80).any())
+        return rows.dtype == np.uint16 and kernels.finite(np.ascontiguousarray(rows))
 
 
 def _as_tensor(rows: NDArray[Any]) -> Tensor:

@@ -22,6 +22,7 @@ def warm_up() -> None:
     select(one, scores, one - 1, one.reshape(1, 1), 1)
     root = np.zeros(1, np.int32)
     follow(root, root - 1, root)
+    finite(np.zeros((1, 1), np.uint16))
 
 
 @compiled
@@ -129,3 +130,13 @@ def follow(tokens: Int32s, parents: Int32s, text: Int32s) -> Int32s:
             elif text[depths[i] - 1] != tokens[i]:
                 along[i] = 0
     return along
+
+
+@compiled
+def finite(bits: NDArray[np.uint16]) -> bool:
+    """Whether bfloat16 numbers, as bits [n, d], are all finite: no exponent is of ones alone."""
+    most = 0
+    for row in bits:
+        for i in range(len(row)):
+            most = max(most, row[i] & 0x7F80)
+    return most < 0x7F80

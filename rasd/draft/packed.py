@@ -6,39 +6,22 @@ Drafting is bound by the bytes of its weights; a draft need not be exact, so the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, scaled_dot_product_attention
+from torch.nn.functional import embedding
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from rasd.draft.eagle_head import EagleHead
 from rasd.draft.weights import SharedWeights
 from rasd.errors import ModelError
-from rasd.forward.rope import Rope, turn
+from rasd.forward.heads import Heads, Step
+from rasd.forward.rope import Rope
 from rasd.forward.rows import Gate, Norm
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Rows of one sequence in a forward, and what they see.
-
-    Attributes:
-        start, stop: the rows, n of them.
-        context: where the S rows lie that some of them see, their own last; a slice costs no copy.
-        size: S.
-        hidden: bool[n, m]; which of the last m of those each row does not see. None hides none.
-    """
-
-    start: int
-    stop: int
-    context: slice | Tensor
-    size: int
-    hidden: Tensor | None
-
+from rasd.kv import Plan
+from rasd.kv.paged import Store
 
 Product = Callable[[Tensor], Tensor]
 """x [T, in] to x @ weight.T + bias, [T, out]."""
@@ -77,7 +60,7 @@ class PackedHead:
         self.heads: int = head.config.num_attention_heads
         self.kv_heads: int = head.config.num_key_value_heads
         self.dim: int = attention.head_dim
-        self._scale: float = attention.scaling
+        self._attend = Heads(0, self.heads, self.kv_heads, self.dim, attention.scaling)
         self._embedding = shared.embedding
         self._dtype = dtype
         self._fc = _joined(layout, head.fc)
@@ -100,63 +83,24 @@ class PackedHead:
         return self._lm_head(features)
 
     def forward(
-        self,
-        tokens: Tensor,
-        features: Tensor,
-        positions: Tensor,
-        states: Tensor,
-        slots: slice | Tensor,
-        spans: Sequence[Span],
+        self, tokens: Tensor, features: Tensor, plan: Plan, states: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """Features [T, H] for the positions after the given ones.
+        """Features [T, H] for the positions after those of the plan.
 
         Args:
-            tokens: int64[T]; features: [T, H]; positions: int64[T]; see `EagleHead.forward`.
-            states: [2, kv_heads, S, dim]; the rows' keys and values are written into it.
-            slots: where, T of them.
-            spans: cover the rows in order.
+            tokens: int64[T]; features: [T, H]; see `EagleHead.forward`.
+            plan: of the rows, for one layer.
+            states: keys and values of all slots, [1, kv_heads, S, dim] each; those of the rows are
+                written into them.
         """
+        step = Step(Store(lambda _: states, plan), plan, *self._rope.at(plan.position_ids[0]))
         embeds = embedding(tokens, self._embedding).to(self._dtype)
         hidden = self._fc(torch.cat((embeds, features), dim=-1))
-        queries = self._project(hidden, positions, states, slots)
-        hidden = hidden + self._out(self._attend(queries, states, spans))
-        return hidden + self._down(self._gate(self._gate_up(self._norm(hidden))))
-
-    def _project(
-        self, hidden: Tensor, positions: Tensor, states: Tensor, slots: slice | Tensor
-    ) -> Tensor:
-        """Stores keys and values; returns the queries [kv_heads, T * groups, dim]."""
-        rows, turned = len(hidden), self.heads + self.kv_heads
-        qkv = self._qkv(hidden).view(rows, turned + self.kv_heads, self.dim)
-        qk = turn(qkv[:, :turned], *self._rope.at(positions))
-        keys_values = (qk[:, self.heads :].transpose(0, 1), qkv[:, turned:].transpose(0, 1))
-        for store, new in zip(states, keys_values, strict=True):
-            if isinstance(slots, slice):
-                store[:, slots] = new
-            else:
-                store.index_copy_(1, slots, new)
-        queries = qk[:, : self.heads].view(rows, self.kv_heads, -1, self.dim).transpose(0, 1)
-        return queries.reshape(self.kv_heads, -1, self.dim)
-
-    def _attend(self, queries: Tensor, states: Tensor, spans: Sequence[Span]) -> Tensor:
-        """[T, heads * dim]. The heads that share a key are rows of one product."""
-        groups = self.heads // self.kv_heads
-        outputs: list[Tensor] = []
-        for span in spans:
-            if isinstance(span.context, slice):
-                keys, values = states[:, None, :, span.context]
-            else:
-                keys, values = states.index_select(2, span.context)[:, None]
-            asked = queries[None, :, span.start * groups : span.stop * groups]
-            mask = None
-            if span.hidden is not None:
-                mask = _mask(span.hidden, span.size, groups, queries)
-            outputs.append(
-                scaled_dot_product_attention(asked, keys, values, attn_mask=mask, scale=self._scale)
-            )
-        out = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
-        out = out.view(self.kv_heads, -1, groups, self.dim).transpose(0, 1)
-        return out.reshape(-1, self.heads * self.dim)
+        qkv = self._qkv(hidden).view(len(hidden), -1, self.dim)
+        turned = self.heads + self.kv_heads
+        seen = self._attend(qkv[:, :turned], qkv[:, turned:], step)
+        hidden, normed = self._norm.after(hidden, self._out(seen))
+        return hidden + self._down(self._gate(self._gate_up(normed)))
 
 
 def _joined(layout: Layout, *layers: nn.Linear) -> Product:
@@ -164,11 +108,3 @@ def _joined(layout: Layout, *layers: nn.Linear) -> Product:
     biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
     weight = torch.cat([layer.weight.detach() for layer in layers])
     return layout(weight, torch.cat(biases) if biases else None)
-
-
-def _mask(hidden: Tensor, size: int, groups: int, like: Tensor) -> Tensor:
-    """[n * groups, size], added to the scores: -inf at what is hidden, bool[n, m] at the end."""
-    rows, last = hidden.shape
-    mask = like.new_zeros((rows, groups, size))
-    mask[:, :, size - last :].masked_fill_(hidden[:, None], -torch.inf)
-    return mask.view(rows * groups, size)

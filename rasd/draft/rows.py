@@ -36,7 +36,7 @@ class Rows:
         slots: rows that fit in all; rounded down to whole pages.
 
     Attributes:
-        states: [2, heads, slots, dim]; keys, then values.
+        states: keys and values, [1, heads, slots, dim] each.
         pool: which pages are free.
 
     Raises:
@@ -54,7 +54,8 @@ class Rows:
     ) -> None:
         self.pool = PagePool(slots, page_size)
         rows = self.pool.pages * page_size
-        self.states: Tensor = torch.zeros((2, heads, rows, dim), dtype=dtype, device=device)
+        states = torch.zeros((2, 1, heads, rows, dim), dtype=dtype, device=device)
+        self.states: tuple[Tensor, Tensor] = (states[0], states[1])
         self._runs: dict[int, _Run] = {}
 
     def __contains__(self, sequence: int) -> bool:
@@ -133,11 +134,3 @@ class Rows:
         if run is None:
             raise InvalidRequest(f"sequence {sequence} is unknown to the drafter's cache")
         return run
-
-
-def consecutive(slots: Int64s) -> slice | None:
-    """The slots as a slice, where they are one."""
-    first, last = int(slots[0]), int(slots[-1])
-    if last - first + 1 != len(slots) or bool((np.diff(slots) != 1).any()):
-        return None
-    return slice(first, last + 1)

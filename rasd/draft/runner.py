@@ -6,7 +6,6 @@ Owns the head and its KV cache; knows nothing of queries, positions and features
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -19,13 +18,15 @@ from rasd.draft import kernels
 from rasd.draft.chances import Chances
 from rasd.draft.eagle_head import EagleHead
 from rasd.draft.expand import FIXED_ROWS, Beam, Candidates, Shape, Top, expand
-from rasd.draft.packed import Layout, PackedHead, Span
-from rasd.draft.rows import Int64s, Rows, consecutive
+from rasd.draft.packed import Layout, PackedHead
+from rasd.draft.rows import Int64s, Rows
+from rasd.draft.top import most_probable
 from rasd.draft.weights import SharedWeights
 from rasd.errors import ModelError
 from rasd.forward.linear import Linear
 from rasd.forward.rounded import Rounded
-from rasd.tree import Bools
+from rasd.kv import Plan
+from rasd.kv.view import Item, place
 
 CATCH_UP_ROWS: Final = 256
 """Most rows of one catch-up forward: bounds its attention mask, which is rows x context."""
@@ -144,10 +145,9 @@ class EagleRunner:
 
         def step(beam: Beam) -> Top:
             nonlocal outputs
-            spans, slots, positions = trees.place(beam)
-            outputs = self._forward(
-                beam.tokens, outputs[self._tensor(beam.above)], positions, slots, spans
-            )
+            items, positions = trees.place(beam)
+            above = outputs[self._tensor(beam.above)]
+            outputs = self._forward(beam.tokens, above, positions, items)
             return self._top(outputs)
 
         candidates = expand(self._top(outputs), step, shape, nodes)
@@ -159,66 +159,39 @@ class EagleRunner:
 
     def _append(self, sizes: dict[int, int], tokens: Int64s, features: Tensor) -> Tensor:
         """One forward of rows behind each sequence, which sees itself and what is before it."""
-        spans: list[_Placed] = []
-        slots: list[Int64s] = []
-        positions: list[Int64s] = []
+        items: list[Item] = []
         start = 0
         for sequence, rows in sizes.items():
             context = self.rows.reserve(sequence, rows)
-            before = ~np.tri(rows, dtype=np.bool_) if rows > 1 else None
-            spans.append(_Placed(start, start + rows, context, before))
-            slots.append(context[-rows:])
-            positions.append(np.arange(len(context) - rows, len(context)))
+            first = len(context) - rows
+            positions = np.arange(first, len(context))
+            sees = np.tri(rows, dtype=np.bool_)
+            items.append(Item(start, start + rows, first, context, positions, sees))
             start += rows
         return self._forward(
-            tokens, features, np.concatenate(positions), np.concatenate(slots), spans
+            tokens, features, np.concatenate([item.positions for item in items]), items
         )
 
     def _forward(
-        self,
-        tokens: Int64s,
-        features: Tensor,
-        positions: Int64s,
-        slots: Int64s,
-        spans: list[_Placed],
+        self, tokens: Int64s, features: Tensor, positions: Int64s, items: list[Item]
     ) -> Tensor:
-        """One forward of packed rows: tokens [T], features [T, H], to features [T, H]."""
-        return self._head.forward(
-            self._tensor(tokens),
-            features,
-            self._tensor(positions),
-            self.rows.states,
-            consecutive(slots) or self._tensor(slots),
-            [self._span(placed) for placed in spans],
-        )
+        """One forward of packed rows: tokens [T], features [T, H], to features [T, H].
 
-    def _span(self, placed: _Placed) -> Span:
-        context, hidden = placed.context, placed.hidden
-        return Span(
-            placed.start,
-            placed.stop,
-            consecutive(context) or self._tensor(context),
-            len(context),
-            None if hidden is None else self._tensor(hidden),
-        )
+        Args:
+            positions: int64[T], of the rows.
+            items: one per sequence; where their rows lie, and what those see.
+        """
+        own = [item.slots[len(item.slots) - (item.stop - item.start) :] for item in items]
+        slots = place(np.concatenate(own), self._device)
+        at = self._tensor(positions)[None]
+        plan = Plan(at, slots, items, (None,), self._dtype, self._device)
+        return self._head.forward(self._tensor(tokens), features, plan, self.rows.states)
 
     def _top(self, features: Tensor) -> Top:
-        logits = self._head.logits(features)
-        top = logits.log_softmax(-1, dtype=torch.float32).topk(self._known)
-        return Top(top.indices.cpu().numpy(), top.values.cpu().numpy())
+        return most_probable(self._head.logits(features), self._known)
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self._device)
-
-
-@dataclass(frozen=True, slots=True)
-class _Placed:
-    """A `Span` whose arrays are numpy's."""
-
-    start: int
-    stop: int
-    context: Int64s
-    hidden: Bools | None
 
 
 class _Trees:
@@ -236,27 +209,29 @@ class _Trees:
         self._lengths = np.array([len(context) - most for context in self._contexts])
         self._placed = np.zeros(len(sequences), np.int64)  # nodes of each so far
         self._seen = np.zeros((len(sequences), most), np.bool_)  # per row of the last level
+        self._depths = np.zeros((len(sequences), most), np.int64)
         self.depth = 0
 
-    def place(self, beam: Beam) -> tuple[list[_Placed], Int64s, Int64s]:
-        """The nodes of one level: their spans, int64[R] slots and int64[R] positions."""
+    def place(self, beam: Beam) -> tuple[list[Item], Int64s]:
+        """The nodes of one level: their items, and int64[R] positions."""
         owners, rows = beam.owners, np.arange(len(beam))
         starts = np.searchsorted(owners, np.arange(len(self._contexts) + 1))
         index = self._placed[owners] + rows - starts[owners]
         self._seen = self._seen[beam.above]
         self._seen[rows, index] = True
+        self._depths[owners, index] = self.depth
         self._placed += np.diff(starts)
-        spans: list[_Placed] = []
-        slots: list[Int64s] = []
-        for owner in np.unique(owners).tolist():
+        items: list[Item] = []
+        for owner in np.flatnonzero(np.diff(starts)).tolist():
             start, stop = int(starts[owner]), int(starts[owner + 1])
             nodes, length = int(self._placed[owner]), int(self._lengths[owner])
             context = self._contexts[owner][: length + nodes]
-            hidden = ~self._seen[start:stop, :nodes]
-            spans.append(_Placed(start, stop, context, hidden if hidden.any() else None))
-            slots.append(context[length + nodes - (stop - start) :])
+            positions = length + self._depths[owner, :nodes]
+            items.append(
+                Item(start, stop, length, context, positions, self._seen[start:stop, :nodes])
+            )
         self.depth += 1
-        return spans, np.concatenate(slots), self._lengths[owners] + self.depth - 1
+        return items, self._lengths[owners] + self.depth - 1
 
 
 def _chunks(lengths: list[int], room: int) -> Iterator[list[tuple[int, slice]]]:

@@ -9,6 +9,7 @@ worth more than the time it takes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,7 +18,7 @@ import numpy as np
 
 from rasd.config import SpeculationConfig
 from rasd.engine import kernels_cost
-from rasd.engine.cost import SIZES, CostTable
+from rasd.engine.cost import SIZES, CostTable, Rate
 from rasd.engine.gains import DraftGains, Prospects, RecentGains, Trust
 from rasd.engine.round import Round
 from rasd.tree import CORPUS, PROMPT, DraftTree, Float32s
@@ -70,6 +71,7 @@ class Budget:
         rehearses: all sources are asked, and of several measurements the fastest counts.
         slowness: how much longer the newest verify took than its like usually do, at least 1: a
             pause of the machine, mostly.
+        rate: what tokens cost lately.
         draft, found, ahead: what asking costs and brings, the retrievers' by kind.
     """
 
@@ -85,6 +87,7 @@ class Budget:
         self.ahead_gains = {kind: RecentGains(0.3) for kind in _KINDS}
         self.price: Price | None = None
         self.slowness = 1.0
+        self.rate = Rate()
         self._verify = CostTable(10e-3, 48)
         self._levels = 4.0
         self._told_s = 1e-4  # of a drafter, to read a token
@@ -175,13 +178,16 @@ class Budget:
             return [len(each) for each in best]
         alone = max(min(load.rows, load.gaining), 1)
         rows = max(load.rows, 1)
-        kept, token_s = kernels_cost.share(
+        usual_s = self.rate.token_s(load.gaining)
+        kept, now_s = kernels_cost.share(
             np.concatenate(best) if best else _NOTHING,
             np.asarray([len(each) for each in best], np.int64),
             (self._verify.curve(load.slots), SIZES),
             (float(alone), float(rows), float(max(load.gaining, 1))),
             0.0 if self._since_s is None else self._clock() - self._since_s,
+            usual_s,
         )
+        token_s = now_s if math.isinf(usual_s) else usual_s
         ahead = max(float(kept.sum()), _AHEAD)
         more_s = self._verify.one(rows + ahead, load.slots) - self._verify.one(rows, load.slots)
         self.price = Price(token_s, more_s / ahead / token_s)

@@ -6,6 +6,7 @@ a pause no more than a slow call. The newest count most. Knows no stage and no c
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
@@ -21,6 +22,7 @@ SIZES: Final = np.asarray([1, 2, 3, *(base << i for i in range(11) for base in (
 _READS: Final = 512
 _COLUMNS: Final = 10
 _UNKNOWN: Final = 0.05
+_FADE: Final = 1 - 1 / 32  # of what is known of a token, with every step
 
 
 class CostTable:
@@ -89,6 +91,29 @@ class CostTable:
 
     def _column(self, slots: float) -> int:
         return min(int(max(slots, 1) / _READS).bit_length(), len(self._seconds) - 1)
+
+
+class Rate:
+    """Seconds that a token took lately, by class of batch size; the newest steps count most.
+
+    What a token is worth: where the text is hard just now a token gained often only comes sooner to
+    where the next ones are cheap.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[int, tuple[float, float]] = {}  # tokens and seconds, fading
+
+    def observe(self, gaining: int, tokens: int, seconds: float) -> None:
+        """A step in which so many sequences gained ``tokens`` took ``seconds``."""
+        if tokens <= 0 or seconds <= 0:
+            return
+        found, spent_s = self._sums.get(gaining.bit_length(), (0.0, 0.0))
+        self._sums[gaining.bit_length()] = _FADE * found + tokens, _FADE * spent_s + seconds
+
+    def token_s(self, gaining: int) -> float:
+        """Seconds of one; infinite while nothing is known."""
+        found, spent_s = self._sums.get(gaining.bit_length(), (0.0, 0.0))
+        return spent_s / found if found > 0 else math.inf
 
 
 class Credit:

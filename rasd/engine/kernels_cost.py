@@ -35,7 +35,7 @@ def warm_up() -> None:
     scores = np.ones(2, np.float32)
     one(curve, sizes, 1.0)
     promise(scores, 1, 1.0, 0.0)
-    share(best(scores, 1, 1.0), np.ones(1, np.int64), (curve, sizes), (1.0, 1.0, 1.0), 0.0)
+    share(best(scores, 1, 1.0), np.ones(1, np.int64), (curve, sizes), (1.0, 1.0, 1.0), 0.0, 1.0)
 
 
 @compiled
@@ -136,14 +136,16 @@ def share(
     cost: tuple[Float64s, Float64s],
     load: tuple[float, float, float],
     sunk_s: float,
+    usual_s: float,
 ) -> tuple[Int64s, float]:
-    """How many nodes each of B trees keeps, int64[B]; and seconds that a token costs.
+    """How many nodes each of B trees keeps, int64[B]; and seconds that a token costs this time.
 
     Args:
         scores: of all trees, one after the other; counts: of each.
         cost: of a verify, a curve and its sizes.
         load: rows that draw, rows of the step, sequences that gain a token.
         sunk_s: what went by before.
+        usual_s: that a token cost lately; it is not worth more in this step.
     """
     order = np.argsort(-scores, kind="mergesort")
     alone, rows, gaining = load
@@ -156,8 +158,9 @@ def share(
         rate = tokens / max(one(cost[0], cost[1], alone + nodes) + sunk_s, 1e-9)
         if rate > most:
             most, count = rate, nodes
-    token_s = max(1 / most, 1e-9) if most > 0 else 1e-9
-    if rows > alone:
+    now_s = max(1 / most, 1e-9) if most > 0 else 1e-9
+    token_s = min(now_s, usual_s)
+    if rows > alone or token_s < now_s:
         count, gain = 0, -np.inf
         for nodes in range(len(scores) + 1):
             net = tokens_at[nodes] * token_s - one(cost[0], cost[1], rows + nodes)
@@ -167,7 +170,7 @@ def share(
     kept = np.zeros(len(counts), np.int64)
     for node in order[:count]:
         kept[owner[node]] += 1
-    return kept, token_s
+    return kept, now_s
 
 
 @compiled

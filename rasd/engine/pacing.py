@@ -72,4 +72,6 @@ class Pacing:
         plain_s = self._budget.slowness * self._budget.verify_s(decided, slots)
         each_s = self._budget.slowness * self._budget.verify_s(gaining, slots)
         seconds = self._clock() - since_s
+        if decided == gaining:  # a prompt that enters makes no token dearer
+            self._budget.rate.observe(gaining, tokens, seconds / self._budget.slowness)
         self._pace.stepped(Stepped(self._kinds, used, gaining, tokens, seconds, plain_s, each_s))

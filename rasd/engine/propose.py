@@ -156,7 +156,7 @@ class Proposer:
             if retrieving.source.ready:
                 self._take_found(kind, retrieving)
         self._build()
-        self._ask_drafter(step, load)
+        self._ask_drafter(step)
 
     def stepped(
         self, plan: StepPlan, reply: VerifyReply | None, tokens: int, since_s: float
@@ -186,10 +186,9 @@ class Proposer:
                 each.asked |= kind
         self._spent_s[kind] += self._clock() - start_s
 
-    def _ask_drafter(self, step: int, load: Load) -> None:
+    def _ask_drafter(self, step: int) -> None:
         chosen: list[Round] = []
         if self._drafting.drafter is not None and self._rounds:
-            self._nodes(load)  # sets the price of doing without
             wanting = [each for each in self._rounds.values() if each.uses & DRAFT]
             wanting = [each for each in wanting if not routed(each.proposals, self._config)]
             for each in wanting:

@@ -5,7 +5,8 @@ values read and written in place. `Layer` serves drafters as well; nothing here 
 """
 
 from rasd.forward.decoder import Decoder, unsupported
-from rasd.forward.layer import Layer, Step
+from rasd.forward.heads import Step
+from rasd.forward.layer import Layer
 from rasd.forward.linear import Linear
 from rasd.forward.rope import Rope
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from rasd.errors import UnsupportedModel
-from rasd.forward.layer import Layer, Step
+from rasd.forward.heads import Step
+from rasd.forward.layer import Layer
 from rasd.forward.linear import Linear, local
 from rasd.forward.rope import Rope
 from rasd.forward.rows import Norm

@@ -25,7 +25,7 @@ GATE_FIELDS: Final = ("counter", "rows", "width", "x", "x_width", "out", "out_wi
 """``width`` of the gates, which are the first half of a row of x; widths: as in `gemm`."""
 
 
-@njit(fastmath=FAST)
+@njit(fastmath=FAST, error_model="numpy")
 def _norm(x, gain, eps, out):
     """A row over its root mean square, times a gain; rounded between, as models do."""
     squares = np.float32(0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -10,11 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from rasd.errors import UnsupportedModel
+from rasd.forward.heads import Heads, Step
 from rasd.forward.linear import Linear, local
-from rasd.forward.rope import turn
 from rasd.forward.rows import Gate, Norm
-from rasd.kv import PagedCache, Plan, attend
-from rasd.kv.paged import PagedPlan, Store
 
 _KNOWN: Final = frozenset(
     f"{name}.{kind}"
@@ -26,21 +23,6 @@ _KNOWN: Final = frozenset(
     )
     for kind in ("weight", "bias")
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What all layers of one forward share.
-
-    Attributes:
-        cache, plan: where keys and values go, and who sees what.
-        cos, sin: [T, 1, dim], from `Rope.at`.
-    """
-
-    cache: PagedCache | Store
-    plan: Plan | PagedPlan
-    cos: Tensor
-    sin: Tensor
 
 
 class Layer:
@@ -64,9 +46,7 @@ class Layer:
         if getattr(module.self_attn.config, "hidden_act", None) != "silu":
             raise UnsupportedModel(f"activation {module.self_attn.config.hidden_act}")
         attention, mlp = module.self_attn, module.mlp
-        self._number, self._ranks = number, ranks
-        self._dim: int = attention.head_dim
-        self._scale: float = attention.scaling
+        self._ranks = ranks
         self._in_norm, self._mlp_norm = (
             Norm(module.input_layernorm),
             Norm(module.post_attention_layernorm),
@@ -76,9 +56,11 @@ class Layer:
         self._gate_up = Linear.of(mlp.gate_proj, mlp.up_proj)
         self._gate = Gate(local(mlp.gate_proj.weight))
         self._down = Linear.of(mlp.down_proj)
-        self._heads = local(attention.q_proj.weight).shape[0] // self._dim
-        self._kv_heads = local(attention.k_proj.weight).shape[0] // self._dim
-        self._head_norm = _HeadNorm(attention, self._heads, self._kv_heads)
+        dim: int = attention.head_dim
+        heads = local(attention.q_proj.weight).shape[0] // dim
+        kv_heads = local(attention.k_proj.weight).shape[0] // dim
+        self._heads = Heads(number, heads, kv_heads, dim, attention.scaling)
+        self._head_norm = _HeadNorm(attention, heads, kv_heads)
 
     def __call__(self, hidden: Tensor, added: Tensor | None, step: Step) -> tuple[Tensor, Tensor]:
         """Stores keys and values of the T rows.
@@ -96,18 +78,9 @@ class Layer:
 
     def _attend(self, x: Tensor, step: Step) -> Tensor:
         """[T, heads * dim], what each row's heads saw."""
-        states = self._qkv(x).view(len(x), -1, self._dim)
-        turned = self._heads + self._kv_heads
-        queries_keys, new_values = self._head_norm(states[:, :turned]), states[:, turned:]
-        shape = self._heads, self._kv_heads, self._scale
-        few = step.plan.few(self._number, *shape, step.cos, step.sin)
-        if few is not None:
-            return few(queries_keys, new_values, *step.cache.states(self._number))
-        queries_keys = turn(queries_keys, step.cos, step.sin).transpose(0, 1)[None]
-        queries, new_keys = queries_keys[:, : self._heads], queries_keys[:, self._heads :]
-        keys, values = step.cache.update(new_keys, new_values.transpose(0, 1)[None], self._number)
-        view = step.plan.attend(None, self._heads // self._kv_heads)
-        return attend(queries, keys, values, view, self._scale).reshape(len(x), -1)
+        states = self._qkv(x).view(len(x), -1, self._heads.dim)
+        turned = self._heads.heads + self._heads.kv_heads
+        return self._heads(self._head_norm(states[:, :turned]), states[:, turned:], step)
 
     def _sum(self, part: Tensor) -> Tensor:
         if self._ranks > 1:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import Cache
 
 from rasd.errors import InvalidRequest, KVExhausted, RasdError, UnsupportedModel
+from rasd.kv.paged import Store
 from rasd.kv.pages import PagePool, runs
 from rasd.kv.plan import Append, Plan
 from rasd.kv.sequence import SequenceState
@@ -226,15 +227,7 @@ class PagedCache(Cache):  # type: ignore[misc]
         plan = self._plan
         if plan is None:
             raise RasdError("a forward needs a plan of this cache, and each plan serves one")
-        keys, values = self._views[layer_idx]
-        if isinstance(plan.slots, slice):
-            keys[:, :, plan.slots] = key_states
-            values[:, :, plan.slots] = value_states
-        else:
-            keys.index_copy_(2, plan.slots, key_states)
-            values.index_copy_(2, plan.slots, value_states)
-        plan.waiting = layer_idx
-        return keys, values
+        return Store(self.states, plan).update(key_states, value_states, layer_idx)
 
     # --- after it ---------------------------------------------------------------------------
 

@@ -186,7 +186,7 @@ def _attend_few(item, head, groups, query, stores, sight, output, total, dim):  
         _add(scores, block, output, count, dim)
 
 
-@njit(fastmath=FAST)
+@njit(fastmath=FAST, error_model="numpy")  # no error may keep others from their rows
 def _give(item, head, groups, output, total, out, dim):
     """What was summed, over the sum of its weights."""
     literally(dim)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rasd.errors import UnsupportedModel
+from rasd.kv.plan import Plan
 from rasd.kv.view import Item
 
 MASK_BITS: Final = 63
@@ -144,7 +145,9 @@ class Store:
         states: `PagedCache.states`.
     """
 
-    def __init__(self, states: Callable[[int], tuple[Tensor, Tensor]], plan: PagedPlan) -> None:
+    def __init__(
+        self, states: Callable[[int], tuple[Tensor, Tensor]], plan: PagedPlan | Plan
+    ) -> None:
         self._states, self._plan = states, plan
 
     def states(self, layer: int) -> tuple[Tensor, Tensor]:
@@ -153,11 +156,14 @@ class Store:
 
     def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """As `PagedCache.update`."""
-        all_keys, all_values = self._states(layer)
-        all_keys.index_copy_(2, self._plan.slots, keys)
-        all_values.index_copy_(2, self._plan.slots, values)
+        stores, slots = self._states(layer), self._plan.slots
+        for store, new in zip(stores, (keys, values), strict=True):
+            if isinstance(slots, slice):
+                store[:, :, slots] = new
+            else:
+                store.index_copy_(2, slots, new)
         self._plan.waiting = layer
-        return all_keys, all_values
+        return stores
 
 
 def _words(item: Item, words: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -33,6 +33,16 @@ class Outputs:
     hidden: Tensor
     starts: list[int]
     attended: list[int]
+
+    def features(self, rows: Int64s) -> NDArray[Any]:
+        """A copy of some hidden states, as `rasd.stages.Features` has them."""
+        bits = self.hidden.dtype == torch.bfloat16
+        states = self.hidden.view(torch.uint16) if bits else self.hidden
+        if states.device.type == "cpu":  # where picking rows costs torch more than the copy
+            picked = states.numpy()[rows]
+        else:
+            picked = states[torch.from_numpy(rows).to(states.device)].cpu().numpy()
+        return picked if bits else picked.astype(np.float32, copy=False)
 
 
 class Body(Protocol):

@@ -259,12 +259,8 @@ class LocalTarget:
             nodes = kept[work.sequence]
             if not self._sequences[work.sequence].features or not nodes:
                 continue
-            rows = outputs.hidden[[start + node for node in nodes]].cpu()
-            if rows.dtype == torch.bfloat16:
-                array = rows.view(torch.uint16).numpy()
-            else:
-                array = rows.float().numpy()
-            sink.put(Features(work.sequence, self.cache.length(work.sequence), array))
+            rows = outputs.features(start + np.asarray(nodes))
+            sink.put(Features(work.sequence, self.cache.length(work.sequence), rows))
 
 
 def _agree(ranks: Ranks, works: Sequence[Work], walks: list[Walk | str]) -> list[Walk | str]:

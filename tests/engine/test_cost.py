@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rasd.engine.cost import SIZES, CostTable, Credit
+from rasd.engine.cost import SIZES, CostTable, Credit, Rate
 from tests.engine.paced import verify_s
 
 
@@ -105,3 +107,19 @@ def test_between_two_sizes_cost_is_a_line(seed: int) -> None:
         expected = np.interp(sizes, SIZES, table.curve(slots)) * beyond
         found = [table.one(size, slots) for size in sizes.tolist()]
         np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_a_token_costs_what_it_did_lately() -> None:
+    rate = Rate()
+    assert rate.token_s(1) == math.inf
+    for _ in range(8):
+        rate.observe(1, 4, 8e-3)
+        rate.observe(16, 32, 16e-3)
+    assert rate.token_s(1) == pytest.approx(2e-3)
+    assert rate.token_s(17) == pytest.approx(0.5e-3)
+    for _ in range(200):
+        rate.observe(1, 1, 5e-3)
+    assert rate.token_s(1) == pytest.approx(5e-3, rel=0.01)
+    rate.observe(1, 0, 1.0)
+    rate.observe(1, 1, 0.0)
+    assert rate.token_s(1) == pytest.approx(5e-3, rel=0.01)

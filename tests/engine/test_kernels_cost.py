@@ -81,16 +81,19 @@ def test_trees_share_the_nodes_that_pay(seed: int) -> None:
         gaining = float(rng.integers(1, 6))
         alone, rows = gaining, gaining + float(rng.choice([0, 100]))
         sunk_s = float(rng.uniform(0, 1e-2))
+        usual_s = float(rng.choice([np.inf, rng.uniform(1e-4, 1e-2)]))
         ordered = np.sort(scores)[::-1].astype(np.float64)
         tokens = gaining + np.concatenate(([0.0], np.cumsum(ordered)))
         more = np.arange(len(tokens))
         rates = tokens / (np.interp(alone + more, SIZES, curve) + sunk_s)
         token_s = 1 / rates.max()
         count = int(rates.argmax())
-        if rows > alone:
-            count = int((tokens * token_s - np.interp(rows + more, SIZES, curve)).argmax())
+        if rows > alone or usual_s < token_s:
+            count = int(
+                (tokens * min(token_s, usual_s) - np.interp(rows + more, SIZES, curve)).argmax()
+            )
         kept, its = kernels_cost.share(
-            scores, counts, (curve, SIZES), (alone, rows, gaining), sunk_s
+            scores, counts, (curve, SIZES), (alone, rows, gaining), sunk_s, usual_s
         )
         assert its == np.float64(token_s) or abs(its / token_s - 1) < 1e-9
         best = np.argsort(-scores, kind="stable")[:count]

@@ -185,3 +185,27 @@ def test_rows_beside_a_row_change_nothing(seed: int) -> None:
         found.append(few(its[:, : HEADS + KV_HEADS], its[:, HEADS + KV_HEADS :], *stores)[0])
         cache.commit(0, [])
     assert all((one == found[0]).all() for one in found)
+
+
+@pytest.mark.parametrize("dim", [4, 16, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_no_number_stays_with_its_sequence(dtype: torch.dtype, dim: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    found = []
+    for wild in (False, True):
+        torch.manual_seed(seed)
+        cache = cache_of(dtype, None, dim)
+        for sequence in range(3):
+            fill(cache, sequence, 20)
+        plan = cache.plan([Append(i, np.asarray([-1, 0, 0], np.int32)) for i in range(3)])
+        states = torch.randn(9, HEADS + 2 * KV_HEADS, dim).to(dtype)
+        if wild:
+            states[:3] = torch.inf
+            states[3:6] = torch.nan
+        cos, sin = torch.rand(2, 9, 1, dim).to(dtype)
+        few = plan.few(0, HEADS, KV_HEADS, 0.3, cos, sin)
+        assert few is not None
+        both = states[:, : HEADS + KV_HEADS], states[:, HEADS + KV_HEADS :]
+        found.append(few(*both, *cache.states(0)))
+    assert found[1][:6].isnan().all()
+    assert (found[0][6:] == found[1][6:]).all()
