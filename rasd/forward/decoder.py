@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from rasd.errors import UnsupportedModel
+from rasd.forward.fused import Fused
 from rasd.forward.heads import Step
 from rasd.forward.layer import Layer
 from rasd.forward.linear import Linear, local
@@ -59,6 +60,7 @@ class Decoder:
         self._layers: list[Layer] = []
         while body.layers:  # one by one, so that no two copies of all weights exist
             self._layers.append(Layer(body.layers.pop(0), len(self._layers), ranks))
+        self._fused = Fused.of(self._layers, self._norm, self.head, self._embedding)
 
     def __call__(
         self,
@@ -79,11 +81,20 @@ class Decoder:
         cos, sin = self._rope.at(plan.position_ids[0])
         step = Step(cache, plan, cos, sin)
         hidden = embedding(tokens, self._embedding)
+        done = None
+        if self._fused is not None:
+            done = self._fused(hidden, step, logits=rows is None)
+        normed = self._one_by_one(hidden, step) if done is None else done[0]
+        if done is not None and rows is None:
+            return done[1], normed
+        return self._logits(normed if rows is None else normed.index_select(0, rows)), normed
+
+    def _one_by_one(self, hidden: Tensor, step: Step) -> Tensor:
+        """The last states, normed."""
         added: Tensor | None = None
         for layer in self._layers:
             hidden, added = layer(hidden, added, step)
-        hidden = self._norm.after(hidden, added)[1]
-        return self._logits(hidden if rows is None else hidden.index_select(0, rows)), hidden
+        return self._norm.after(hidden, added)[1]
 
     def close(self) -> None:
         """Nothing is held beside memory."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rasd.forward.rope import turn
 from rasd.kv import PagedCache, Plan, attend
+from rasd.kv.few import Few
 from rasd.kv.paged import PagedPlan, Store
 
 
@@ -42,6 +43,11 @@ class Heads:
     dim: int
     scale: float
 
+    def few(self, step: Step) -> Few | None:
+        """What does it in one call, where that pays; see `Plan.few`."""
+        shape = self.heads, self.kv_heads, self.scale
+        return step.plan.few(self.number, *shape, step.cos, step.sin)
+
     def __call__(self, queries_keys: Tensor, new_values: Tensor, step: Step) -> Tensor:
         """Turns and stores the keys and values of T rows, and attends.
 
@@ -52,8 +58,7 @@ class Heads:
         Returns:
             [T, heads * dim], what each row's heads saw.
         """
-        shape = self.heads, self.kv_heads, self.scale
-        few = step.plan.few(self.number, *shape, step.cos, step.sin)
+        few = self.few(step)
         if few is not None:
             return few(queries_keys, new_values, *step.cache.states(self.number))
         turned = turn(queries_keys, step.cos, step.sin).transpose(0, 1)[None]

@@ -11,7 +11,10 @@ from torch.nn import functional
 from rasd.errors import UnsupportedModel
 from rasd.forward.heads import Heads, Step
 from rasd.forward.linear import Linear, local
+from rasd.forward.room import Room
 from rasd.forward.rows import Gate, Norm
+from rasd.forward.tiles import PANEL
+from rasd.kv.program import Stage
 
 _KNOWN: Final = frozenset(
     f"{name}.{kind}"
@@ -37,6 +40,9 @@ class Layer:
 
     Raises:
         UnsupportedModel: it has other parameters or another activation; by name.
+
+    Attributes:
+        heads: its attention.
     """
 
     def __init__(self, module: Any, number: int, ranks: int = 1) -> None:
@@ -59,7 +65,7 @@ class Layer:
         dim: int = attention.head_dim
         heads = local(attention.q_proj.weight).shape[0] // dim
         kv_heads = local(attention.k_proj.weight).shape[0] // dim
-        self._heads = Heads(number, heads, kv_heads, dim, attention.scaling)
+        self.heads = Heads(number, heads, kv_heads, dim, attention.scaling)
         self._head_norm = _HeadNorm(attention, heads, kv_heads)
 
     def __call__(self, hidden: Tensor, added: Tensor | None, step: Step) -> tuple[Tensor, Tensor]:
@@ -76,11 +82,42 @@ class Layer:
         hidden, normed = self._mlp_norm.after(hidden, self._sum(self._out(seen)))
         return hidden, self._sum(self._down(self._gate(self._gate_up(normed))))
 
+    @property
+    def widths(self) -> tuple[int, int, int, int]:
+        """Of states, of queries, keys and values, of what heads saw, of gates alone."""
+        down, out = self._down, self._out
+        return down.outputs, self._qkv.outputs, out.inputs, down.inputs
+
+    def stages(self, room: Room, *, first: bool) -> list[Stage] | None:
+        """The layer as kernels that work in a room; None where a part of it has none.
+
+        Args:
+            first: its states are in one part.
+        """
+        before, after, gate = self._in_norm.call, self._mlp_norm.call, self._gate.call
+        qkv, out, up, down = self._qkv.call, self._out.call, self._gate_up.call, self._down.call
+        if before is None or after is None or gate is None or self._head_norm.changes:
+            return None
+        if qkv is None or out is None or up is None or down is None or self._ranks > 1:
+            return None
+        if self._out.outputs % PANEL or self._down.outputs % PANEL:
+            return None
+        return [
+            room.norm(before, adds=not first),
+            room.product(qkv, room.normed, room.qkv),
+            room.attend(self.heads),
+            room.product(out, room.seen, room.added),
+            room.norm(after),
+            room.product(up, room.normed, room.gates),
+            room.gate(gate),
+            room.product(down, room.opened, room.added),
+        ]
+
     def _attend(self, x: Tensor, step: Step) -> Tensor:
         """[T, heads * dim], what each row's heads saw."""
-        states = self._qkv(x).view(len(x), -1, self._heads.dim)
-        turned = self._heads.heads + self._heads.kv_heads
-        return self._heads(self._head_norm(states[:, :turned]), states[:, turned:], step)
+        states = self._qkv(x).view(len(x), -1, self.heads.dim)
+        turned = self.heads.heads + self.heads.kv_heads
+        return self.heads(self._head_norm(states[:, :turned]), states[:, turned:], step)
 
     def _sum(self, part: Tensor) -> Tensor:
         if self._ranks > 1:
@@ -90,6 +127,11 @@ class Layer:
 
 class _HeadNorm:
     """Qwen3's norms of every query and key head; the identity for models without them."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether it is not."""
+        return self._gain is not None
 
     def __init__(self, attention: Any, heads: int, kv_heads: int) -> None:
         self._gain: Tensor | None = None

@@ -52,6 +52,11 @@ class Linear:
             bias = torch.zeros_like(bias)
         return cls(weight, bias)
 
+    @property
+    def call(self) -> Call | None:
+        """The kernel, where there is one."""
+        return self._product.call if isinstance(self._product, Panels) else None
+
     def __call__(self, x: Tensor) -> Tensor:
         """[T, inputs] to [T, outputs]; elements of a row are consecutive, rows need not be."""
         return self._product(x)
@@ -73,9 +78,9 @@ class Panels:
         self._bias = torch.zeros(count * PANEL)
         if bias is not None:
             self._bias[: self._outputs] = bias
-        self._call = Call(gemm(), GEMM_FIELDS)
-        self._call.set(inputs=inputs, panels=count, group=panels_at_once(count))
-        self._call.set(weights=self._weight.data_ptr(), bias=self._bias.data_ptr())
+        self.call = Call(gemm(), GEMM_FIELDS)
+        self.call.set(inputs=inputs, panels=count, group=panels_at_once(count))
+        self.call.set(weights=self._weight.data_ptr(), bias=self._bias.data_ptr())
 
     @staticmethod
     def take(weight: Tensor) -> bool:
@@ -87,7 +92,7 @@ class Panels:
     def __call__(self, x: Tensor) -> Tensor:
         x = x if x.stride(-1) == 1 else x.contiguous()
         out = x.new_empty((len(x), len(self._bias)))
-        self._call(
+        self.call(
             rows=len(x),
             x=x.data_ptr(),
             x_width=x.stride(0),

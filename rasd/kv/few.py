@@ -33,6 +33,14 @@ MOST_QUERIES: Final = 192
 ends earlier than what the item's last row sees, and threads share the blocks."""
 
 _AT: Final = {name: index for index, name in enumerate(FIELDS)}
+_OWN: Final = frozenset(
+    (
+        *("counter", "cache_slots", "keys", "values"),
+        *("states", "state_width", "new_values", "value_width", "out"),
+    )
+)
+_SHARED: Final = np.asarray([index for name, index in _AT.items() if name not in _OWN])
+"""Fields that a plan says; the others are a layer's."""
 
 
 def takes(plan: Plan, groups: int, dim: int) -> bool:
@@ -95,6 +103,14 @@ class Few:
         self._set(slots=slots.ctypes.data, slot_count=len(slots))
         self._set(tail=tail.ctypes.data, tail_size=len(tail))
         self._set(cos=cos.data_ptr(), sin=sin.data_ptr())
+
+    def fill(self, fields: Int64s) -> bool:
+        """Writes what all layers share into `FIELDS`; not if a layer takes two calls."""
+        if len(self._parts) > 1:
+            return False
+        self._set(parts=self._parts[0])
+        fields[_SHARED] = self._fields[_SHARED]
+        return True
 
     def _set(self, **values: int) -> None:
         for name, value in values.items():

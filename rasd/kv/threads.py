@@ -36,21 +36,37 @@ def _parallel() -> Callable[[int, int, int, int], None] | None:
     return None
 
 
+@cache
+def barrier() -> int:
+    """Address of a C function that returns when all threads of `run` have called it; 0 if no others
+    run."""
+    if _parallel() is None:
+        return 0
+    path = next((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    return ctypes.cast(ctypes.CDLL(str(path)).GOMP_barrier, ctypes.c_void_p).value or 0
+
+
 class Call:
-    """A kernel and its fields, of which some stay from call to call."""
+    """A kernel and its fields, of which some stay from call to call.
+
+    Attributes:
+        kernel: its address.
+        names: which field is where.
+        fields: int64[n].
+    """
 
     def __init__(self, kernel: Any, names: Sequence[str]) -> None:
-        self._kernel = kernel.address
-        self._names = {name: index for index, name in enumerate(names)}
-        self._fields = np.zeros(len(names), np.int64)
-        self._at = self._fields.ctypes.data
+        self.kernel: int = kernel.address
+        self.names = {name: index for index, name in enumerate(names)}
+        self.fields = np.zeros(len(names), np.int64)
+        self._at = self.fields.ctypes.data
 
     def set(self, **values: int) -> None:
         """Gives fields values that stay."""
         for name, value in values.items():
-            self._fields[self._names[name]] = value
+            self.fields[self.names[name]] = value
 
     def __call__(self, **values: int) -> None:
         """Runs the kernel over the fields, the first of which counts units taken."""
         self.set(counter=0, **values)
-        run(self._kernel, self._at)
+        run(self.kernel, self._at)
