@@ -150,7 +150,7 @@ def follow(drafter: EagleDrafter, text: Text, nodes: int, worth: float) -> dict[
     at, heard = text.prompt, 0  # the root stands at ``at``
     total = dict.fromkeys(("tokens", "steps", "forwards", "rows", "nodes", "ms"), 0.0)
     drafter.put(Features(0, 0, text.features[:at]))
-    forward = drafter._runner._forward
+    forward = drafter._runner._head.forward
 
     def counting(tokens: Any, *rest: Any) -> Tensor:
         if heard:
@@ -158,7 +158,7 @@ def follow(drafter: EagleDrafter, text: Text, nodes: int, worth: float) -> dict[
             total["rows"] += len(tokens)
         return forward(tokens, *rest)
 
-    drafter._runner._forward = counting  # type: ignore[method-assign]
+    drafter._runner._head.forward = counting  # type: ignore[method-assign]
     while at < len(text.tokens) - 1:
         query = DraftQuery(0, heard, text.tokens[heard : at + 1], nodes)
         began = time.perf_counter()
@@ -172,7 +172,7 @@ def follow(drafter: EagleDrafter, text: Text, nodes: int, worth: float) -> dict[
             total |= {key: total[key] + count for key, count in counts.items()}
         drafter.put(Features(0, at, text.features[at : at + accepted + 1]))
         at += accepted + 1
-    drafter._runner._forward = forward  # type: ignore[method-assign]
+    drafter._runner._head.forward = forward  # type: ignore[method-assign]
     drafter.close()
     return total
 

@@ -38,6 +38,11 @@ class Top:
     ids: Int64s
     logprobs: Float32s
 
+    @classmethod
+    def none(cls, rows: int) -> Top:
+        """K is 0: none were wanted."""
+        return cls(np.empty((rows, 0), np.int64), np.empty((rows, 0), np.float32))
+
 
 @dataclass(frozen=True, slots=True)
 class Beam:

@@ -6,11 +6,10 @@ Owns the head and its KV cache; knows nothing of queries, positions and features
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rasd.config import DrafterConfig
@@ -20,7 +19,6 @@ from rasd.draft.eagle_head import EagleHead
 from rasd.draft.expand import FIXED_ROWS, Beam, Candidates, Shape, Top, expand
 from rasd.draft.packed import Layout, PackedHead
 from rasd.draft.rows import Int64s, Rows
-from rasd.draft.top import most_probable
 from rasd.draft.weights import SharedWeights
 from rasd.errors import ModelError
 from rasd.forward.linear import Linear
@@ -146,11 +144,13 @@ class EagleRunner:
         def step(beam: Beam) -> Top:
             nonlocal outputs
             items, positions = trees.place(beam)
-            above = outputs[self._tensor(beam.above)]
-            outputs = self._forward(beam.tokens, above, positions, items)
-            return self._top(outputs)
+            placed = self._placed(positions, items)
+            outputs, top = self._head.forward(
+                beam.tokens, outputs, beam.above, *placed, self._known
+            )
+            return top
 
-        candidates = expand(self._top(outputs), step, shape, nodes)
+        candidates = expand(self._head.top(outputs, self._known), step, shape, nodes)
         for sequence in sequences:
             self.rows.keep(sequence, 0)
         rows = len(candidates.owners) / (trees.depth + 1) / len(sequences)
@@ -168,14 +168,11 @@ class EagleRunner:
             sees = np.tri(rows, dtype=np.bool_)
             items.append(Item(start, start + rows, first, context, positions, sees))
             start += rows
-        return self._forward(
-            tokens, features, np.concatenate([item.positions for item in items]), items
-        )
+        positions = np.concatenate([item.positions for item in items])
+        return self._head.forward(tokens, features, None, *self._placed(positions, items))[0]
 
-    def _forward(
-        self, tokens: Int64s, features: Tensor, positions: Int64s, items: list[Item]
-    ) -> Tensor:
-        """One forward of packed rows: tokens [T], features [T, H], to features [T, H].
+    def _placed(self, positions: Int64s, items: list[Item]) -> tuple[Plan, tuple[Tensor, Tensor]]:
+        """The plan of packed rows, and the cache.
 
         Args:
             positions: int64[T], of the rows.
@@ -183,15 +180,8 @@ class EagleRunner:
         """
         own = [item.slots[len(item.slots) - (item.stop - item.start) :] for item in items]
         slots = place(np.concatenate(own), self._device)
-        at = self._tensor(positions)[None]
-        plan = Plan(at, slots, items, (None,), self._dtype, self._device)
-        return self._head.forward(self._tensor(tokens), features, plan, self.rows.states)
-
-    def _top(self, features: Tensor) -> Top:
-        return most_probable(self._head.logits(features), self._known)
-
-    def _tensor(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(self._device)
+        at = torch.from_numpy(positions).to(self._device)[None]
+        return Plan(at, slots, items, (None,), self._dtype, self._device), self.rows.states
 
 
 class _Trees:

@@ -55,7 +55,7 @@ def most_probable(logits: Tensor, known: int) -> Top:
 
 @cache
 def _call() -> Call:
-    return Call(_kernel(), TOP_FIELDS)
+    return Call(top_kernel(), TOP_FIELDS)
 
 
 @njit
@@ -146,7 +146,9 @@ def _total(x, top):
 
 
 @cache
-def _kernel() -> Any:
+def top_kernel() -> Any:
+    """Takes `TOP_FIELDS`."""
+
     def kernel(fields):
         rows, width, known = fields[1], fields[2], fields[3]
         x = carray(pointer(fields[4]), (rows, fields[5]), np.float32)

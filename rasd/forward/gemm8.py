@@ -23,10 +23,10 @@ SHIFT: Final = 128  # added to rounded inputs, which the machine wants without a
 
 GEMM8_FIELDS: Final = (
     *("counter", "rows", "inputs", "panels", "group"),
-    *("weights", "scales", "offsets", "x", "x_width", "out", "out_width"),
+    *("weights", "scales", "offsets", "x", "x_width", "out", "out_width", "bias"),
 )
-"""int64 each, as `GEMM_FIELDS`. Weights int8; of each output the float32 scale and what sums begin
-with: int32, -`SHIFT` times the sum of its weights."""
+"""int64 each, as `GEMM_FIELDS`. Weights int8; of each output the float32 scale and bias, and what
+sums begin with: int32, -`SHIFT` times the sum of its weights."""
 
 _INFINITE: Final = np.int32(0x7F800000)  # bits of a float that is not finite, at least
 
@@ -35,14 +35,14 @@ class _Int8Tile(Tile):
     """Unsigned 8 bits in, float32 out.
 
     Args:
-        scales: addresses of those of the panel's outputs and of the rows.
+        scales: addresses of those of the panel's outputs and of the rows, and of biases.
     """
 
     sums = WORDS
 
     def __init__(self, builder: Any, rows: int, addresses: Any, scales: Any, steps: Any) -> None:
         super().__init__(builder, rows, addresses, steps)
-        self._scales, self._row_scales = scales
+        self._scales, self._row_scales, self._bias = scales
 
     def dot(self, total: Any, inputs: Any, weights: Any) -> Any:
         function = self._function("llvm.x86.avx512.vpdpbusd.512", WORDS, [WORDS, WORDS, WORDS])
@@ -53,23 +53,26 @@ class _Int8Tile(Tile):
         scale = self._load(self._at(self._row_scales, 4 * row), FLOATS.element, 4)
         value = builder.fmul(builder.sitofp(total, FLOATS), self._spread(scale, FLOATS))
         value = builder.fmul(value, self._load(self._at(self._scales, 64 * register), FLOATS, 4))
+        value = builder.fadd(value, self._load(self._at(self._bias, 64 * register), FLOATS, 4))
         self._keep(value, self._at(self._out[row], 64 * register), 4)
 
 
 @intrinsic
-def _tile(typing: Any, rows, weights, first, x, out, scales, row_scales, x_step, out_step, words):  # noqa: PLR0913
+def _tile(  # noqa: PLR0913
+    typing: Any, rows, weights, first, x, out, scales, row_scales, bias, x_step, out_step, words
+):
     """Products of 1 to `TILE` rows with a panel; see `Tile`."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        addresses = [builder.inttoptr(arg, cgutils.voidptr_t) for arg in args[1:7]]
+        addresses = [builder.inttoptr(arg, cgutils.voidptr_t) for arg in args[1:8]]
         switch(
             builder,
             args[0],
-            lambda size: _Int8Tile(builder, size, addresses[:4], addresses[4:], args[7:]),
+            lambda size: _Int8Tile(builder, size, addresses[:4], addresses[4:], args[8:]),
         )
         return context.get_dummy_value()
 
-    return types.void(*(types.int64,) * 10), code
+    return types.void(*(types.int64,) * 11), code
 
 
 @njit(fastmath=FAST, error_model="numpy")
@@ -136,6 +139,7 @@ def gemm8() -> Any:
                         fields[10] + (top + begin) * fields[11] * 4 + at,
                         fields[6] + at,
                         row_scales.ctypes.data + begin * 4,
+                        fields[12] + at,
                         width,
                         fields[11] * 4,
                         inputs // 4,

@@ -18,11 +18,19 @@ from rasd.kv.primitives import FAST, as_float, compiled, exp, narrow, pointer, t
 NORM_FIELDS: Final = (
     *("counter", "rows", "width", "eps", "x", "added", "gain", "total", "out", "out_width"),
 )
-"""``added`` may be 0, then nothing is added and ``total`` not written; ``eps`` in bits;
-``out_width``: elements from a row to the next, elsewhere they are consecutive."""
+"""``added`` may be 0, then nothing is added and ``total`` not written; ``out`` may be 0, then
+nothing is normed; ``eps`` in bits; ``out_width``: elements from a row to the next, elsewhere they
+are consecutive."""
 
 GATE_FIELDS: Final = ("counter", "rows", "width", "x", "x_width", "out", "out_width")
 """``width`` of the gates, which are the first half of a row of x; widths: as in `gemm`."""
+
+JOIN_FIELDS: Final = (
+    *("counter", "rows", "width", "tokens", "vocabulary", "embedding"),
+    *("sources", "features", "feature_width", "out", "out_width"),
+)
+"""int64 tokens; their embedding [vocabulary, width]; int64 rows of the features, or 0 for all in
+order; the others float32, widths: as in `gemm`."""
 
 
 @njit(fastmath=FAST, error_model="numpy")
@@ -58,7 +66,8 @@ def norm_kernel(kind: Any) -> Any:
         while row < fields[1]:
             if fields[5]:
                 _sum(x[row], added[row], total[row])
-                _norm(total[row], gain, eps, out[row, : fields[2]])
+                if fields[8]:
+                    _norm(total[row], gain, eps, out[row, : fields[2]])
             else:
                 _norm(x[row], gain, eps, out[row, : fields[2]])
             row = take(fields)
@@ -87,6 +96,35 @@ def gate_kernel(kind: Any) -> Any:
         width, row = fields[2], take(fields)
         while row < fields[1]:
             _gate(x[row, :width], x[row, width : 2 * width], out[row, :width])
+            row = take(fields)
+
+    return compiled(kernel)
+
+
+@njit
+def _join(token, features, out):
+    """An embedded token, then features."""
+    for i in range(len(token)):
+        out[i] = widen(token[i])
+    for i in range(len(features)):
+        out[len(token) + i] = features[i]
+
+
+@cache
+def join_kernel(kind: Any) -> Any:
+    """Takes `JOIN_FIELDS`; ``kind`` of the embedding."""
+
+    def kernel(fields):
+        rows, width = fields[1], fields[2]
+        tokens = carray(pointer(fields[3]), (rows,), np.int64)
+        embedding = carray(pointer(fields[5]), (fields[4], width), kind)
+        sources = carray(pointer(fields[6]), (rows,), np.int64)
+        features = carray(pointer(fields[7]), (rows, fields[8]), np.float32)
+        out = carray(pointer(fields[9]), (rows, fields[10]), np.float32)
+        row = take(fields)
+        while row < rows:
+            source = sources[row] if fields[6] else row
+            _join(embedding[tokens[row]], features[source, :width], out[row, : 2 * width])
             row = take(fields)
 
     return compiled(kernel)

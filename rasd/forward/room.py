@@ -55,16 +55,16 @@ class Room:
         """Sums the two parts of the states in place, and norms them."""
         added = self.added.data_ptr() if adds else 0
         states = {"x": self.hidden.data_ptr(), "added": added, "total": self.hidden.data_ptr()}
-        return Stage(call, states | _to(self.normed))
+        return Stage(call, states | to(self.normed))
 
     def product(self, call: Call, x: Tensor, out: Tensor) -> Stage:
         """A weight's."""
-        return Stage(call, {"x": x.data_ptr(), "x_width": x.stride(0)} | _to(out))
+        return Stage(call, {"x": x.data_ptr(), "x_width": x.stride(0)} | to(out))
 
     def gate(self, call: Call) -> Stage:
         """From ``gates`` to ``opened``."""
         x = {"x": self.gates.data_ptr(), "x_width": self.gates.stride(0)}
-        return Stage(call, x | {"width": self.opened.shape[1]} | _to(self.opened))
+        return Stage(call, x | {"width": self.opened.shape[1]} | to(self.opened))
 
     def attend(self, heads: Heads) -> Stage:
         """From ``qkv`` to ``seen``."""
@@ -86,5 +86,5 @@ def panels(like: Tensor, rows: int, outputs: int) -> Tensor:
     return like.new_empty((rows, -(-outputs // PANEL) * PANEL))
 
 
-def _to(out: Tensor) -> dict[str, int]:
+def to(out: Tensor) -> dict[str, int]:
     return {"out": out.data_ptr(), "out_width": out.stride(0)}

@@ -22,21 +22,28 @@ class Rounded:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self._outputs, self._inputs = weight.shape
-        count, inputs = -(-self._outputs // PANEL), -(-self._inputs // INPUTS) * INPUTS
+        self.outputs, self.inputs = weight.shape
+        count, inputs = -(-self.outputs // PANEL), -(-self.inputs // INPUTS) * INPUTS
         padded = torch.zeros((count * PANEL, inputs))
-        padded[: self._outputs, : self._inputs] = weight.detach()
+        padded[: self.outputs, : self.inputs] = weight.detach()
         self._scales = padded.abs().amax(1).clamp_min(1e-12) / 127
         rounded = (padded / self._scales[:, None]).round().to(torch.int8)
         self._offsets = -SHIFT * rounded.sum(1, dtype=torch.int32)
         self._weight = aligned((count, inputs // 4, PANEL, 4), torch.int8)
         self._weight.copy_(rounded.view(count, PANEL, inputs // 4, 4).transpose(1, 2))
-        self._bias = None if bias is None else bias.detach().float()
-        self._padding = inputs - self._inputs
+        self._bias = torch.zeros(count * PANEL)
+        if bias is not None:
+            self._bias[: self.outputs] = bias.detach()
+        self._padding = inputs - self.inputs
         self._call = Call(gemm8(), GEMM8_FIELDS)
         self._call.set(inputs=inputs, panels=count, group=panels_at_once(count))
         self._call.set(weights=self._weight.data_ptr(), scales=self._scales.data_ptr())
-        self._call.set(offsets=self._offsets.data_ptr())
+        self._call.set(offsets=self._offsets.data_ptr(), bias=self._bias.data_ptr())
+
+    @property
+    def call(self) -> Call | None:
+        """The kernel, where it takes rows as they are."""
+        return None if self._padding else self._call
 
     @staticmethod
     def serves(device: torch.device) -> bool:
@@ -56,5 +63,4 @@ class Rounded:
             out=out.data_ptr(),
             out_width=out.shape[1],
         )
-        out = out[:, : self._outputs]
-        return out if self._bias is None else out + self._bias
+        return out[:, : self.outputs]

@@ -125,10 +125,10 @@ def test_long_prompts_enter_in_bounded_forwards(monkeypatch: pytest.MonkeyPatch)
     drafter = world.drafter()
     monkeypatch.setattr(runner, "CATCH_UP_ROWS", 7)
     sizes: list[int] = []
-    forward = drafter._runner._forward
+    forward = drafter._runner._head.forward
     monkeypatch.setattr(
-        drafter._runner,
-        "_forward",
+        drafter._runner._head,
+        "forward",
         lambda tokens, *rest: sizes.append(len(tokens)) or forward(tokens, *rest),
     )
     texts = [world.text(i, 40) for i in range(3)]

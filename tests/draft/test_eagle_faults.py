@@ -88,8 +88,9 @@ def test_failed_forward_leaves_the_books_right(monkeypatch: pytest.MonkeyPatch) 
         text.put(drafter, 0, 12)
         propose(drafter, text.query(0, 10))
     calls = iter([True, True, False])
-    top = drafter._runner._top
-    monkeypatch.setattr(drafter._runner, "_top", lambda f: top(f) if next(calls) else 1 / 0)
+    head = drafter._runner._head
+    forward = head.forward
+    monkeypatch.setattr(head, "forward", lambda *a: forward(*a) if next(calls) else 1 / 0)
     with pytest.raises(ZeroDivisionError):
         propose(drafter, texts[0].query(10, 13))
     drafter.check_integrity()

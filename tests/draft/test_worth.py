@@ -43,8 +43,8 @@ def propose(world: World, worth: float) -> tuple[list[dict[tuple[int, ...], floa
     for text in texts:
         text.put(drafter, 0, 11)
     rows = []
-    forward = drafter._runner._forward
-    drafter._runner._forward = lambda tokens, *rest: (  # type: ignore[method-assign]
+    forward = drafter._runner._head.forward
+    drafter._runner._head.forward = lambda tokens, *rest: (  # type: ignore[method-assign]
         rows.append(len(tokens)) or forward(tokens, *rest)
     )
     request = DraftRequest(7, [], [text.query(0, 12) for text in texts], worth)
