@@ -178,7 +178,7 @@ class Budget:
             return [len(each) for each in best]
         alone = max(min(load.rows, load.gaining), 1)
         rows = max(load.rows, 1)
-        usual_s = self.rate.token_s(load.gaining)
+        usual_s = self.rate.token_s(max(load.gaining, 1))
         kept, now_s = kernels_cost.share(
             np.concatenate(best) if best else _NOTHING,
             np.asarray([len(each) for each in best], np.int64),
@@ -232,13 +232,14 @@ class Budget:
     def learn_found(self, kind: int, each: Round, kept: DraftTree | None) -> None:
         """What a retriever was asked for went into the tree that is verified, or not.
 
-        A node of two sources counts half for each.
+        Its nodes bring what they promise beyond their price. What the prompt has, too, counts for
+        the prompt, which is asked at less cost.
         """
         gain = 0.0
         if kept is not None:
-            found = (kept.sources & kind) > 0
-            alone = kept.sources == kind
-            gain = 0.5 * float(kept.scores[found].sum() + kept.scores[alone].sum())
+            its = (kept.sources & PROMPT) > 0 if kind == PROMPT else kept.sources == kind
+            price = 0.0 if self.price is None else self.price.node
+            gain = float(np.maximum(kept.scores[its] - price, 0.0).sum())
         self.found_gains[kind].learn(each.tenant, each.handle, gain)
 
     # --- whom to ask for ------------------------------------------------------------------------
