@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from actors.cluster import log_to_stderr, node_address
+from actors.cluster import keep_loaded, log_to_stderr, node_address
 from actors.features import FeatureReceiver
 from actors.rpc import Call, Client, Server
 from actors.wire import Done, Reset
@@ -90,6 +90,7 @@ class DraftActor:
         self._service = DraftService(
             drafter, node_address(), self._secret, patience_s=self._patience_s
         )
+        keep_loaded()
         return self._service.ref
 
     def ping(self) -> None:

@@ -6,7 +6,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final
 
-from actors.cluster import log_to_stderr, node_address
+from actors.cluster import keep_loaded, log_to_stderr, node_address
 from actors.draft import DrafterRef, RemoteDrafter
 from actors.mailbox import SocketMailbox
 from actors.retrieve import RemoteRetriever
@@ -175,6 +175,7 @@ class EngineActor:
         from rasd.local import load_models
 
         self._models = load_models(self._config)
+        keep_loaded()
         return TargetRef((), self._models.target.info, self._models.eos)
 
     def start(self, target: TargetRef, drafter: DrafterRef | None, table: ShardTable) -> str:

@@ -15,7 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from actors.catalog import RemoteDatastore
 from actors.channel import EngineChannel
-from actors.cluster import log_to_stderr
+from actors.cluster import keep_loaded, log_to_stderr
 from actors.corpora import configured_corpora
 from actors.proxy import check_proxy, proxy_host
 from actors.replica import Replica
@@ -69,6 +69,7 @@ class Router:
         self._count_restarts(self._service.metrics.registry)
         if datastore is not None:
             self._watching = asyncio.create_task(self._watch_table(datastore))
+        keep_loaded()
         _log.info("ready")
 
     def __serve_build_asgi_app__(self) -> FastAPI:

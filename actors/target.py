@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
-from actors.cluster import log_to_stderr, node_address
+from actors.cluster import keep_loaded, log_to_stderr, node_address
 from actors.features import FeatureSender
 from actors.rpc import Call, Client, Server, take_in
 from actors.wire import Done, Reset, encode
@@ -101,6 +101,7 @@ class TargetRank:
 
         target = LocalTarget.load(self._config, features=self._features)
         self._service = TargetService(target, self._host, self._secret, rank=self._rank)
+        keep_loaded()
         return TargetRef((self._service.server.address,), target.info, eos_of(target.model))
 
     def ping(self) -> None:

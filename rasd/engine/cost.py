@@ -22,7 +22,7 @@ SIZES: Final = np.asarray([1, 2, 3, *(base << i for i in range(11) for base in (
 _READS: Final = 512
 _COLUMNS: Final = 10
 _UNKNOWN: Final = 0.05
-_FADE: Final = 1 - 1 / 32  # of what is known of a token, with every step
+_FADE: Final = 1 - 1 / 16  # of what is known of a token, with every step
 
 
 class CostTable:

@@ -205,7 +205,7 @@ _CLASSES: Final = 7
 _FIRST: Final = 1.5
 _FLOOR: Final = 0.3
 _FADE: Final = 0.8
-_WEIGHT: Final = 0.5
+_WEIGHT: Final = 0.7
 
 
 class DraftGains:

@@ -93,7 +93,7 @@ class Tile:
         for j in range(_REGISTERS):
             weights.append(self._load(self._at(place, 64 * j), WORDS, 64))
             far = self._at(place, 64 * j + _AHEAD)
-            builder.call(self._fetch, [far, *(ir.Constant(ir.IntType(32), n) for n in (0, 3, 1))])
+            builder.call(self._fetch, [far, *(ir.Constant(ir.IntType(32), n) for n in (0, 0, 1))])
         at = builder.mul(word, _constant(4))
         for row in range(self._rows):
             inputs = self._spread(self._load(self._at(self._x[row], at), ir.IntType(32), 4), WORDS)
