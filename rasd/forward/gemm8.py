@@ -118,15 +118,14 @@ def gemm8() -> Any:
         width = inputs + 64  # rows that are a power of two apart share lines of the first cache
         rounded = np.empty((min(rows, BLOCK), width), np.uint8)
         row_scales = np.empty(BLOCK + TILE, np.float32)
-        groups, known = (panels + group - 1) // group, -1
-        unit = take(fields)
+        groups, known, unit = (panels + group - 1) // group, -1, take(fields)
         while unit < groups * ((rows + BLOCK - 1) // BLOCK):
-            top = unit // groups * BLOCK
+            top, first = unit // groups * BLOCK, unit % groups * group
             count = min(rows - top, BLOCK)
             if top != known:
                 _round_all(x[top : top + count], bits[top:], rounded, row_scales, inputs)
                 known = top
-            tiles, first = (count + TILE - 1) // TILE, unit % groups * group
+            tiles = (count + TILE - 1) // TILE
             for panel in range(first, min(first + group, panels)):
                 weights, at = fields[5] + panel * PANEL * inputs, panel * PANEL * 4
                 for tile in range(tiles):

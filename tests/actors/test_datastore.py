@@ -152,7 +152,7 @@ def test_the_controller_dies_and_nobody_asks_in_vain(service: Service, history: 
         assert (status.scale, status.configured) == (Scale(2, 1), Scale(1, 2)) and status.override
         until(lambda: "later" in service.tables.newest.corpora, "a new corpus", 10)
     assert not asker.partial
-    assert processes("ShardActor") == shards
+    until(lambda: processes("ShardActor") == shards, "the same shards, and no other")
     service.ask("drop", "later")
 
 
