@@ -152,7 +152,7 @@ def follow(drafter: EagleDrafter, text: Text, nodes: int, worth: float) -> dict[
     drafter.put(Features(0, 0, text.features[:at]))
     forward = drafter._runner._head.forward
 
-    def counting(tokens: Any, *rest: Any) -> Tensor:
+    def counting(tokens: Any, *rest: Any) -> Any:
         if heard:
             total["forwards"] += 1
             total["rows"] += len(tokens)

@@ -55,10 +55,12 @@ class FeatureBuffer:
         gap replace what is held. False where the rows are not float32[n, d] or bfloat16 bits as
         uint16[n, d], or not finite; such rows are dropped, for they would spoil the cache.
         """
+        if start < 0:
+            return False
         spare = len(rows) - self._per_sequence  # would be forgotten at once
         if spare > 0:
             start, rows = start + spare, rows[spare:]
-        if start < 0 or not self._usable(rows):
+        if not self._usable(rows):
             return False
         run = self._runs.get(sequence)
         if run is not None and start > run.end:

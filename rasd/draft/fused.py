@@ -27,7 +27,8 @@ from rasd.kv.threads import Call
 
 Int64s = NDArray[np.int64]
 
-MOST_ROWS: Final = 256
+MOST_ROWS: Final = 128
+"""Eight nodes for each of sixteen sequences. With a vocabulary of 128k their logits take 65 MB."""
 
 _JOIN, _ATTEND, _SUM, _HEAD, _TOP = 0, 3, 9, 10, 11
 """Stages of the program that are told something for every call."""
@@ -65,10 +66,12 @@ class FusedHead:
         norm, gate = parts.norm.call, parts.gate.call
         if len(calls) < len(products) or norm is None or gate is None or kind is None:
             return None
+        if {parts.norm.kind, parts.gate.kind} != {torch.float32}:
+            return None
         if width % PANEL or parts.down.outputs != width or parts.out.outputs != width:
             return None
         fc, qkv, out, gate_up, down, lm_head = calls
-        like, ids = torch.empty(0), parts.lm_head.outputs
+        like, ids = torch.empty(0, dtype=torch.float32), parts.lm_head.outputs
         widths = width, parts.qkv.outputs, parts.out.inputs, parts.down.inputs
         room, joined = Room.of(MOST_ROWS, like, widths), like.new_empty((MOST_ROWS, 2 * width))
         logits = panels(like, MOST_ROWS, ids)
@@ -106,6 +109,7 @@ class FusedHead:
         rows, program = len(tokens), self._program
         few = self._parts.heads.few(step) if rows <= MOST_ROWS else None
         if few is None or not few.fill(program.fields[_ATTEND]):
+            step.plan.attended.clear()
             return None
         keys, values = step.cache.states(0)
         out = features.new_empty((rows, features.shape[1]))

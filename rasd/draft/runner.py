@@ -27,7 +27,7 @@ from rasd.kv import Plan
 from rasd.kv.view import Item, place
 
 CATCH_UP_ROWS: Final = 256
-"""Most rows of one catch-up forward: bounds its attention mask, which is rows x context."""
+"""Most rows of one catch-up forward: bounds its attention's mask, where that needs one."""
 
 CATCH_UP_FORWARDS: Final = {"cpu": 4, "cuda": 32}
 """Most catch-up forwards of one request: a long prompt keeps the other sequences waiting that long

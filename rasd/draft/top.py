@@ -41,7 +41,7 @@ def most_probable(logits: Tensor, known: int) -> Top:
         return Top(top.indices.cpu().numpy(), top.values.cpu().numpy())
     rows, width = logits.shape
     ids, logprobs = np.empty((rows, known), np.int64), np.empty((rows, known), np.float32)
-    _call()(
+    Call(top_kernel(), TOP_FIELDS)(
         rows=rows,
         width=width,
         known=known,
@@ -51,11 +51,6 @@ def most_probable(logits: Tensor, known: int) -> Top:
         logprobs=logprobs.ctypes.data,
     )
     return Top(ids, logprobs)
-
-
-@cache
-def _call() -> Call:
-    return Call(top_kernel(), TOP_FIELDS)
 
 
 @njit

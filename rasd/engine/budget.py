@@ -170,8 +170,9 @@ class Budget:
         """How many of its best nodes each round's tree keeps. Updates the price.
 
         A round's limit holds; what has no tree keeps none. Prompts that enter in the same step make
-        it longer, but tokens no dearer: that time is spent anyway. So what a token is worth is what
-        it costs without them.
+        it longer, but tokens no dearer: that time is spent anyway. A token is worth what it costs
+        without them, and no more than one cost lately; to sources, which are asked before it is
+        known what the step costs, what one cost lately.
         """
         best = [self._best(each) for each in rounds]
         if self.fixed:
@@ -232,12 +233,12 @@ class Budget:
     def learn_found(self, kind: int, each: Round, kept: DraftTree | None) -> None:
         """What a retriever was asked for went into the tree that is verified, or not.
 
-        Its nodes bring what they promise beyond their price. What the prompt has, too, counts for
-        the prompt, which is asked at less cost.
+        Its nodes bring what they promise beyond their price, whether the draft has them, too: that
+        costs more. What the prompt has counts for the prompt, which costs less.
         """
         gain = 0.0
         if kept is not None:
-            its = (kept.sources & PROMPT) > 0 if kind == PROMPT else kept.sources == kind
+            its = (kept.sources & (PROMPT | kind)) == kind
             price = 0.0 if self.price is None else self.price.node
             gain = float(np.maximum(kept.scores[its] - price, 0.0).sum())
         self.found_gains[kind].learn(each.tenant, each.handle, gain)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from rasd.engine.budget import Budget, Load
 from rasd.engine.pace import Pace, Stepped
 from rasd.engine.scheduler import StepPlan
 from rasd.engine.sequence import Sequence
 from rasd.stages import VerifyReply
+
+_PAUSE: Final = 1.5  # times that a verify takes what it usually does: nothing to learn from
 
 
 class Pacing:
@@ -72,6 +75,7 @@ class Pacing:
         plain_s = self._budget.slowness * self._budget.verify_s(decided, slots)
         each_s = self._budget.slowness * self._budget.verify_s(gaining, slots)
         seconds = self._clock() - since_s
-        if decided == gaining:  # a prompt that enters makes no token dearer
-            self._budget.rate.observe(gaining, tokens, seconds / self._budget.slowness)
+        paused = self._budget.slowness > _PAUSE
+        if decided == gaining and not paused:  # a prompt that enters makes no token dearer
+            self._budget.rate.observe(gaining, tokens, seconds)
         self._pace.stepped(Stepped(self._kinds, used, gaining, tokens, seconds, plain_s, each_s))

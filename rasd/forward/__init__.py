@@ -1,7 +1,8 @@
 """A decoder of our own for Llama-shaped models, made of a loaded transformers model's weights.
 
 Fewer and larger products than transformers' modules, weights laid out for the machine, keys and
-values read and written in place. `Layer` serves drafters as well; nothing here knows of sampling.
+values read and written in place. Drafters are made of the same parts. Nothing here knows of
+sampling.
 """
 
 from rasd.forward.decoder import Decoder, unsupported

@@ -53,7 +53,7 @@ class Fused:
         Args:
             like: of the model's type, on its device.
         """
-        if norm.call is None or head.call is None:
+        if norm.call is None or head.call is None or norm.kind != like.dtype:
             return None
         room = Room.of(MOST_ROWS, like, layers[0].widths)
         stages: list[Stage] = []

@@ -1,7 +1,8 @@
 """Machine code for products of rows with bf16 weights, on CPUs that multiply bf16 themselves.
 
-Few rows read all weights once, so memory is the limit, and oneDNN stays below half of it. Sums are
-in float32, and a row's do not depend on the rows beside it. Only numba reads this file.
+Few rows read all weights once, so memory is the limit, and oneDNN stays below half of it; weights
+do not pass by the shared cache. Sums are in float32, and a row's do not depend on the rows beside
+it. Only numba reads this file.
 """
 
 # mypy: disable-error-code="import-untyped, no-untyped-call, no-untyped-def, untyped-decorator"

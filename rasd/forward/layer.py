@@ -102,6 +102,8 @@ class Layer:
             return None
         if self._out.outputs % PANEL or self._down.outputs % PANEL:
             return None
+        if {self._in_norm.kind, self._mlp_norm.kind, self._gate.kind} != {room.hidden.dtype}:
+            return None
         return [
             room.norm(before, adds=not first),
             room.product(qkv, room.normed, room.qkv),
@@ -128,11 +130,6 @@ class Layer:
 class _HeadNorm:
     """Qwen3's norms of every query and key head; the identity for models without them."""
 
-    @property
-    def changes(self) -> bool:
-        """Whether it is not."""
-        return self._gain is not None
-
     def __init__(self, attention: Any, heads: int, kv_heads: int) -> None:
         self._gain: Tensor | None = None
         self._eps = 0.0
@@ -141,6 +138,11 @@ class _HeadNorm:
             gains += [local(attention.k_norm.weight)] * kv_heads
             self._gain = torch.stack(gains)
             self._eps = float(attention.q_norm.variance_epsilon)
+
+    @property
+    def changes(self) -> bool:
+        """Whether it is not the identity."""
+        return self._gain is not None
 
     def __call__(self, heads: Tensor) -> Tensor:
         """[T, heads, dim]"""

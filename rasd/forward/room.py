@@ -87,4 +87,5 @@ def panels(like: Tensor, rows: int, outputs: int) -> Tensor:
 
 
 def to(out: Tensor) -> dict[str, int]:
+    """Fields of what a stage writes."""
     return {"out": out.data_ptr(), "out_width": out.stride(0)}

@@ -17,16 +17,18 @@ class Norm:
     """Root mean square norm with a gain; the identity where the module is one.
 
     Attributes:
-        call: the kernel, where there is one.
+        call: the kernel, where there is one; ``kind``: its numbers' type.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self._gain: Tensor | None = None
         self._eps = 0.0
         self.call: Call | None = None
+        self.kind: torch.dtype | None = None
         if not isinstance(module, nn.Identity):
             gain = local(module.weight).contiguous()
             self._gain, self._eps = gain, float(module.variance_epsilon)  # type: ignore[arg-type]
+            self.kind = gain.dtype
             if _serves(gain):
                 bits = int(np.float32(self._eps).view(np.int32))
                 self.call = Call(norm_kernel(KINDS[gain.dtype]), NORM_FIELDS)
@@ -68,16 +70,16 @@ class Gate:
     """silu of the first half of every row times its second half.
 
     Attributes:
-        call: as `Norm`'s.
+        call, kind: as `Norm`'s.
     """
 
     def __init__(self, like: Tensor) -> None:
-        self._kind = like.dtype
+        self.kind = like.dtype
         self.call = Call(gate_kernel(KINDS[like.dtype]), GATE_FIELDS) if _serves(like) else None
 
     def __call__(self, states: Tensor) -> Tensor:
         """[T, 2 * n] to [T, n]."""
-        if self.call is None or states.dtype != self._kind or states.stride(1) != 1:
+        if self.call is None or states.dtype != self.kind or states.stride(1) != 1:
             gate, up = states.chunk(2, -1)
             return functional.silu(gate).mul_(up)
         out = new_rows(states, len(states), states.shape[1] // 2)

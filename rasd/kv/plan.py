@@ -28,7 +28,7 @@ class Append:
 
 @dataclass(slots=True)
 class Plan:
-    """One forward over [1, T] packed tokens. Made by `PagedCache.plan`, valid for one forward.
+    """One forward over [1, T] packed tokens. Made by who places the rows, valid for one forward.
 
     Attributes:
         position_ids: int64[1, T]; committed length of the sequence + depth of the node.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,14 +37,34 @@ def work(rng: np.random.Generator, sequence: int, nodes: int, decided: int = 1) 
     return Work(sequence, tokens, random_tree(rng, nodes), decided, True)
 
 
-def alone(decoder: Decoder, runner: Runner, cache: PagedCache, works: list[Work]) -> list[Outputs]:
-    """By the program, and then by the layers; the cache stays as it was."""
-    fused, found = decoder._fused, []
+class Seen:
+    """The program, and whether it ran."""
+
+    def __init__(self, fused: Any) -> None:
+        self.fused = fused
+        self.ran = False
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        done = self.fused(*args, **named)
+        self.ran = done is not None
+        return done
+
+
+def alone(
+    decoder: Decoder, runner: Runner, cache: PagedCache, works: list[Work], *, runs: bool = True
+) -> list[Outputs]:
+    """By the program, and then by the layers; the cache stays as it was.
+
+    Args:
+        runs: whether the program must take it.
+    """
+    fused, found = Seen(decoder._fused), []
     for each in (fused, None):
         decoder._fused = each
         found.append(runner.forward(works))
         cache.commit_all({one.sequence: [] for one in works})
-    decoder._fused = fused
+    decoder._fused = fused.fused
+    assert fused.ran == runs
     return found
 
 
@@ -90,7 +111,7 @@ def test_what_does_not_fit_goes_layer_by_layer(seed: int, monkeypatch: pytest.Mo
     cache.open(0)
     monkeypatch.setattr(rasd.forward.fused, "MOST_ROWS", 9)
     for nodes in (8, 9, 10, 30):
-        assert_same(alone(decoder, runner, cache, [work(rng, 0, nodes)]))
+        assert_same(alone(decoder, runner, cache, [work(rng, 0, nodes)], runs=nodes <= 9))
 
 
 def test_caches_take_turns_and_are_not_kept(seed: int) -> None:
