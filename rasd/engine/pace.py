@@ -20,6 +20,10 @@ _MOST: Final = 8.0
 _STAKE: Final = 0.4
 _LENT: Final = 1.0
 _WORST: Final = -2.0
+_PAUSE: Final = 8.0
+_SPARED: Final = 64
+"""A step as long as `_PAUSE` plain ones is a pause of the process rather than what speculating
+costs: a collection of garbage takes 50. One in so many steps loses nothing."""
 _RATE: Final = 0.1
 _BOUND: Final = 1.5
 
@@ -50,12 +54,13 @@ class Stepped:
 @dataclass(slots=True)
 class _Purse:
     """Time won by speculating, in plain steps, and what of it was lent; ``ratio`` of a plain step
-    to its verify."""
+    to its verify, ``spared`` steps until a pause is let pass again."""
 
     won: float = _FIRST
     owed: float = 0.0
     ratio: float = 1.0
     paused: bool = False
+    spared: int = 0
 
 
 @dataclass(slots=True)
@@ -117,4 +122,8 @@ def _win(purse: _Purse, step: Stepped) -> None:
     plain_s, each_s = purse.ratio * step.plain_s, purse.ratio * step.each_s
     won_s = (step.tokens - step.gaining) * each_s / step.gaining
     won_s -= step.seconds - plain_s
-    purse.won = min(purse.won + max(won_s / each_s, _WORST), _MOST)
+    purse.spared = max(purse.spared - 1, 0)
+    if step.seconds > _PAUSE * plain_s and purse.spared == 0:
+        purse.spared = _SPARED
+    else:
+        purse.won = min(purse.won + max(won_s / each_s, _WORST), _MOST)

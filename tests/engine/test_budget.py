@@ -14,7 +14,7 @@ from rasd.engine.branches import FusedTree
 from rasd.engine.budget import Budget, Load
 from rasd.engine.round import Round
 from rasd.engine.sequence import Sequence as Running
-from rasd.tree import DRAFT, DraftTree, cut
+from rasd.tree import CORPUS, DRAFT, PROMPT, DraftTree, cut
 from tests.engine.paced import Paced, verify_s
 from tests.fakes import FakeClock, gather, request
 
@@ -86,6 +86,36 @@ def test_nothing_is_verified_where_rows_are_dear() -> None:
         2
     ]  # one row is as dear as three
     assert budget.nodes([], Load(0, 0, 0)) == []
+
+
+def test_where_tokens_were_cheap_lately_poor_nodes_are_left_out() -> None:
+    budget = learned(FakeClock())
+    tree = random_tree(np.random.default_rng(5), 64, 1.0)
+    rounds, load = rounds_of([tree] * 16, [64] * 16), Load(16, 16, 100)
+    usual = sum(budget.nodes(rounds, load))
+    assert budget.price is not None
+    here_s = budget.price.token_s
+    for factor, compared in ((4.0, 0), (0.25, -1)):  # dear ones change nothing here
+        for _ in range(100):
+            budget.rate.observe(16, 16, 16 * factor * here_s)
+        kept = sum(budget.nodes(rounds, load))
+        assert np.sign(kept - usual) == compared
+        assert budget.price.token_s == pytest.approx(factor * here_s, rel=0.05)
+
+
+def test_what_several_sources_found_counts_for_one_retriever() -> None:
+    budget = learned(FakeClock())
+    sources = [0, PROMPT, CORPUS, PROMPT | CORPUS, DRAFT | CORPUS, DRAFT | PROMPT]
+    scores = [1.0, 0.5, 0.4, 0.3, 0.2, 0.1]
+    tree = DraftTree.of([1, 2, 3, 4, 5, 6], [-1, 0, 0, 0, 0, 0], scores, sources)
+    (each,) = rounds_of([tree], [8])
+    for kind, expected in ((PROMPT, 0.5 + 0.3 + 0.1), (CORPUS, 0.4 + 0.2)):
+        for _ in range(200):
+            budget.learn_found(kind, each, tree)
+        found = budget.found_gains[kind].expected(each.tenant, each.handle)
+        assert found == pytest.approx(expected, rel=0.01)
+        budget.learn_found(kind, each, None)
+        assert budget.found_gains[kind].expected(each.tenant, each.handle) < found
 
 
 def test_a_fixed_budget_takes_all_it_may() -> None:

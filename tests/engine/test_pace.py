@@ -48,6 +48,23 @@ def test_what_pays_goes_on() -> None:
     assert play(pace, 300, speed=1.5, overhead=1.2) > 1.2
 
 
+def test_a_pause_of_the_process_stops_nothing_but_many_do() -> None:
+    pace, one = Pace(), Stepped(KINDS, KINDS, 1, 2, 60 * PLAIN_S, PLAIN_S, PLAIN_S)
+    for _ in range(3):
+        play(pace, 80, speed=1.0, overhead=0.9, batch=1)
+        pace.stepped(one)
+        assert pace.allowed(KINDS, 1) == KINDS
+    for _ in range(6):
+        pace.stepped(one)
+    assert pace.allowed(KINDS, 1) != KINDS
+
+
+def test_what_always_takes_long_costs_little_all_the_same() -> None:
+    pace = Pace()
+    play(pace, 200, speed=1.0, overhead=12.0, batch=1)
+    assert play(pace, 4000, speed=1.0, overhead=12.0, batch=1) > 0.93
+
+
 def test_a_drafter_that_costs_too_much_does_not_stop_retrieval() -> None:
     pace = Pace()
     play(pace, 50, speed=2.0, overhead=1.05, drafting=3.0)

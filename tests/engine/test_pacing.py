@@ -66,6 +66,22 @@ def test_a_verify_is_slow_beside_what_is_usual() -> None:
     assert budget.slowness == 1.0
 
 
+def test_what_tokens_cost_lately_is_known_but_not_from_prompts_and_pauses() -> None:
+    clock = FakeClock()
+    budget = learned(clock)
+    pacing = Pacing(budget, clock, weighs=True)
+    play(pacing, budget, clock, 40, slow=1.0)
+    usual_s = budget.rate.token_s(1)
+    assert usual_s == pytest.approx(verify_s(8, 100) / 2, rel=0.05)
+    play(pacing, budget, clock, 10, slow=5.0)
+    entering = StepPlan(work=[Planned(running(1), True, chunk=64)])
+    pacing.begin(KINDS, ALONE)
+    since_s = clock.now
+    clock.now += 0.5
+    pacing.stepped(entering, VerifyReply(0, [], 0.0, 0.0, 0, 0), 1, since_s, asked=False)
+    assert budget.rate.token_s(1) == usual_s
+
+
 def test_only_what_begins_is_welcomed(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = FakeClock()
     budget = Budget(SpeculationConfig(), clock)
