@@ -29,15 +29,22 @@ _COLOURS: Final = {
 }
 _SCALING: Final = ("off", "draft", "routing", "rasd", "vllm", "vllm-ngram", "vllm-suffix")
 
+_HTTP: Final = "http-"
+
 
 def plot(found: Sequence[Median], model: str, path: Path) -> None:
-    """Three panels: one request by task, many at once, and growing context; greedy all."""
+    """Three panels: one request by task, many at once, and growing context; greedy all.
+
+    Where servers were measured they are shown, and not what runs without HTTP beside them.
+    """
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    greedy = [e for e in found if e["temperature"] == 0 and e["system"] in _COLOURS]
+    greedy = [e for e in found if e["temperature"] == 0]
+    served = [e | {"system": e["system"].removeprefix(_HTTP)} for e in greedy if _is_http(e)]
+    greedy = [e for e in served or greedy if e["system"] in _COLOURS]
     figure, (bars, many, long) = plt.subplots(
         1, 3, figsize=(17, 5.6), gridspec_kw={"width_ratios": [1.6, 1, 1]}
     )
@@ -47,9 +54,13 @@ def plot(found: Sequence[Median], model: str, path: Path) -> None:
     known = {e["system"] for e in greedy}
     marks = [plt.Rectangle((0, 0), 1, 1, color=_COLOURS[s]) for s in _COLOURS if s in known]
     figure.legend(marks, [s for s in _COLOURS if s in known], loc="lower center", ncols=7)
-    figure.suptitle(f"{model}, greedy, medians")
+    figure.suptitle(f"{model}, greedy, medians{', over HTTP' if served else ''}")
     figure.tight_layout(rect=(0, 0.11, 1, 1))
     figure.savefig(path, dpi=120)
+
+
+def _is_http(entry: Median) -> bool:
+    return str(entry["system"]).startswith(_HTTP)
 
 
 def _bars(axes: Any, greedy: Sequence[Median]) -> None:
