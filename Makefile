@@ -34,6 +34,7 @@ format: $(STAMP)  ## put the code into shape
 	$(BIN)/ruff check --fix .
 
 BENCH ?=
+RASD_BENCH ?= $(HOME)/.cache/rasd/bench
 SERVERS := http-off http-rasd http-vllm http-vllm-ngram http-vllm-suffix http-vllm-eagle
 
 bench: $(STAMP)  ## RASD beside vLLM and transformers (hours; BENCH="--tokens 64" and the like)
@@ -42,6 +43,9 @@ bench: $(STAMP)  ## RASD beside vLLM and transformers (hours; BENCH="--tokens 64
 	  --concurrency 1 16 --label http $(BENCH)
 	$(BIN)/python -m benchmarks.compare --dtype float32 --temperatures 0 --lengths \
 	  --prompts 4 --tokens 64 --concurrency 1 16 --repetitions 1 $(BENCH)
+	$(BIN)/python -m benchmarks.compare --model 400m --temperatures 0 --lengths \
+	  --concurrency 1 --prompts 4 $(BENCH)
+	$(BIN)/python -m benchmarks.forward --ranks --model $(RASD_BENCH)/models/100m/target
 
 bench-quick: $(STAMP)  ## ours in every mode beside transformers, in five minutes; 1 if a goal is missed
 	$(BIN)/python -m benchmarks.quick
@@ -59,6 +63,7 @@ $(RASD_PEERS)/.installed:
 
 bench-models: $(STAMP)  ## train the models that the benchmarks measure on (90 minutes, resumes)
 	$(BIN)/python -m benchmarks.models all
+	$(BIN)/python -m benchmarks.models enlarge --size 400m
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
