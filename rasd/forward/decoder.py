@@ -49,6 +49,7 @@ class Decoder:
             raise UnsupportedModel(reason)
         body = model.model
         self._embedding = local(body.embed_tokens.weight)
+        self._first = _first_token(self._embedding, model.config.vocab_size, ranks)
         self._norm = Norm(body.norm)
         self.head = Linear.of(model.lm_head)
         self.ranks = ranks
@@ -80,7 +81,7 @@ class Decoder:
         """
         cos, sin = self._rope.at(plan.position_ids[0])
         step = Step(cache, plan, cos, sin)
-        hidden = embedding(tokens, self._embedding)
+        hidden = self._embed(tokens)
         done = None
         if self._fused is not None:
             done = self._fused(hidden, step, logits=rows is None)
@@ -88,6 +89,16 @@ class Decoder:
         if done is not None and rows is None:
             return done[1], normed
         return self._logits(normed if rows is None else normed.index_select(0, rows)), normed
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        """[T, H]; of tokens that another rank has, from there."""
+        if self._first is None:
+            return embedding(tokens, self._embedding)
+        place = tokens - self._first
+        here = (place >= 0) & (place < len(self._embedding))
+        hidden = embedding(place.where(here, 0), self._embedding) * here[:, None]
+        torch.distributed.all_reduce(hidden)
+        return hidden
 
     def _one_by_one(self, hidden: Tensor, step: Step) -> Tensor:
         """The last states, normed."""
@@ -108,3 +119,10 @@ class Decoder:
         parts = [torch.empty_like(part) for _ in range(self._parts)]
         torch.distributed.all_gather(parts, part)
         return torch.cat(parts, -1)
+
+
+def _first_token(table: Tensor, vocabulary: int, ranks: int) -> int | None:
+    """Which token this rank's part of the embedding begins with; None if it has all of it."""
+    if len(table) == vocabulary or ranks == 1:
+        return None
+    return torch.distributed.get_rank() * -(-vocabulary // ranks)

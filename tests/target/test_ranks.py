@@ -89,7 +89,13 @@ def rank(number: int, model: str, store: str, runs: list[Run], seed: int, pipe) 
     )
     sink = Sink()
     config = TargetConfig(
-        model=model, threads=1, kv_slots=1024, page_size=4, dtype="float32", tensor_parallel=2
+        model=model,
+        threads=1,
+        kv_slots=1024,
+        page_size=4,
+        dtype="float32",
+        tensor_parallel=2,
+        forward="packed",  # or transformers' modules would answer for what ours gets wrong
     )
     target = LocalTarget.load(config, features=sink)
     texts, lengths = generate(target, Shared(target))
