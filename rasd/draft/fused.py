@@ -80,13 +80,7 @@ class FusedHead:
         stages = [
             Stage(Call(join_kernel(kind), JOIN_FIELDS), table | {"width": width} | to(joined)),
             room.product(fc, joined, room.hidden),
-            room.product(qkv, room.hidden, room.qkv),
-            room.attend(parts.heads),
-            room.product(out, room.seen, room.added),
-            room.norm(norm),
-            room.product(gate_up, room.normed, room.gates),
-            room.gate(gate),
-            room.product(down, room.opened, room.added),
+            *room.layer(room.hidden, parts.heads, norm, gate, (qkv, out, gate_up, down)),
             Stage(norm, {**room.norm(norm).fields, "out": 0}),  # a sum alone
             Stage(lm_head, to(logits)),
             Stage(Call(top_kernel(), TOP_FIELDS), scores),

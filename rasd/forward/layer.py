@@ -104,16 +104,9 @@ class Layer:
             return None
         if {self._in_norm.kind, self._mlp_norm.kind, self._gate.kind} != {room.hidden.dtype}:
             return None
-        return [
-            room.norm(before, adds=not first),
-            room.product(qkv, room.normed, room.qkv),
-            room.attend(self.heads),
-            room.product(out, room.seen, room.added),
-            room.norm(after),
-            room.product(up, room.normed, room.gates),
-            room.gate(gate),
-            room.product(down, room.opened, room.added),
-        ]
+        weights = qkv, out, up, down
+        rest = room.layer(room.normed, self.heads, after, gate, weights)
+        return [room.norm(before, adds=not first), *rest]
 
     def _attend(self, x: Tensor, step: Step) -> Tensor:
         """[T, heads * dim], what each row's heads saw."""

@@ -14,6 +14,9 @@ from rasd.kv.primitives import KINDS
 from rasd.kv.program import Stage
 from rasd.kv.threads import Call
 
+Weights = tuple[Call, Call, Call, Call]
+"""Products of a layer: queries, keys and values; out; gates and what they let pass; down."""
+
 
 @dataclass(frozen=True, slots=True)
 class Room:
@@ -65,6 +68,21 @@ class Room:
         """From ``gates`` to ``opened``."""
         x = {"x": self.gates.data_ptr(), "x_width": self.gates.stride(0)}
         return Stage(call, x | {"width": self.opened.shape[1]} | to(self.opened))
+
+    def layer(
+        self, x: Tensor, heads: Heads, norm: Call, gate: Call, weights: Weights
+    ) -> list[Stage]:
+        """From ``x`` [T, H] to both parts of the states, ``hidden`` being one part before."""
+        qkv, out, gate_up, down = weights
+        return [
+            self.product(qkv, x, self.qkv),
+            self.attend(heads),
+            self.product(out, self.seen, self.added),
+            self.norm(norm),
+            self.product(gate_up, self.normed, self.gates),
+            self.gate(gate),
+            self.product(down, self.opened, self.added),
+        ]
 
     def attend(self, heads: Heads) -> Stage:
         """From ``qkv`` to ``seen``."""

@@ -28,11 +28,19 @@ _ALONE: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 @cache
 def _parallel() -> Callable[[int, int, int, int], None] | None:
     """The entry of the OpenMP library that torch brought along; None if it has another."""
+    library = _library()
+    if library is None:
+        return None
+    call: Any = library.GOMP_parallel
+    call.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    call.restype = None
+    return call  # type: ignore[no-any-return]
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
     for path in (Path(torch.__file__).parent / "lib").glob("libgomp*.so*"):
-        call: Any = ctypes.CDLL(str(path)).GOMP_parallel
-        call.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-        call.restype = None
-        return call  # type: ignore[no-any-return]
+        return ctypes.CDLL(str(path))
     return None
 
 
@@ -40,10 +48,10 @@ def _parallel() -> Callable[[int, int, int, int], None] | None:
 def barrier() -> int:
     """Address of a C function that returns when all threads of `run` have called it; 0 if no others
     run."""
-    if _parallel() is None:
+    library = _library()
+    if library is None:
         return 0
-    path = next((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
-    return ctypes.cast(ctypes.CDLL(str(path)).GOMP_barrier, ctypes.c_void_p).value or 0
+    return ctypes.cast(library.GOMP_barrier, ctypes.c_void_p).value or 0
 
 
 class Call:

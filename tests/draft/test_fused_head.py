@@ -7,17 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig
 
 import rasd.draft.fused
 from rasd.config import DrafterConfig
-from rasd.draft.eagle_head import EagleHead
 from rasd.draft.expand import Candidates
 from rasd.draft.runner import EagleRunner
 from rasd.draft.weights import SharedWeights
 from rasd.forward.rounded import Rounded
+from tests.draft.twin import VOCABULARY, tiny_head
 
-WIDTH, VOCABULARY = 64, 151
+WIDTH = 64
 pytestmark = pytest.mark.skipif(
     not Rounded.serves(torch.device("cpu")), reason="the CPU has no avx512_vnni"
 )
@@ -25,20 +24,8 @@ pytestmark = pytest.mark.skipif(
 
 def runner_of(seed: int, *, bias: bool) -> EagleRunner:
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        intermediate_size=128,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-    )
-    config.bias = bias
-    config._attn_implementation = "eager"
-    head = EagleHead(config).eval()
-    for parameter in head.parameters():
-        parameter.data = torch.randn(parameter.shape) * 0.2
+    generator = torch.Generator().manual_seed(seed)
+    head = tiny_head(generator, width=WIDTH, units=128, bias=bias)
     shared = SharedWeights(
         torch.randn(VOCABULARY, WIDTH).bfloat16(), torch.randn(VOCABULARY, WIDTH).bfloat16() * 0.3
     )
@@ -106,12 +93,15 @@ def test_bit_by_bit(bias: bool, threads: int, seed: int) -> None:
 
 
 def test_what_does_not_fit_goes_part_by_part(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(seed)
+    monkeypatch.setattr(rasd.draft.fused, "MOST_ROWS", 4)
     runner = runner_of(seed, bias=True)
     head: Any = runner._head
     seen = head._fused = Seen(head._fused)
-    monkeypatch.setattr(rasd.draft.fused, "MOST_ROWS", 4)
-    play(runner, seed)
-    assert seen.ran and seen.refused
+    runner.rows.open(0)
+    for rows, counts in ((4, (1, 0)), (5, (1, 1)), (1, (2, 1))):
+        runner.extend([0], [np.arange(rows)], [torch.randn(rows, WIDTH)])
+        assert (seen.ran, seen.refused) == counts
 
 
 def test_runners_take_turns(seed: int) -> None:

@@ -23,17 +23,19 @@ VOCABULARY, WIDTH = 61, 16
 torch.set_num_threads(1)
 
 
-def tiny_head(generator: torch.Generator) -> EagleHead:
+def tiny_head(
+    generator: torch.Generator, *, width: int = WIDTH, units: int = 24, bias: bool = True
+) -> EagleHead:
     config = LlamaConfig(
         vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        intermediate_size=24,
+        hidden_size=width,
+        intermediate_size=units,
         num_hidden_layers=1,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=4096,
     )
-    config.bias = True
+    config.bias = bias
     config._attn_implementation = "eager"
     head = EagleHead(config).eval()
     for parameter in head.parameters():
